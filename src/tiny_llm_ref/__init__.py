@@ -1,0 +1,1 @@
+"""The reference solution: same modules, same names, same signatures as `tiny_llm`."""

@@ -1,0 +1,184 @@
+"""Scaled dot-product attention: plain, multi-head, and grouped-query."""
+
+import math
+
+import mlx.core as mx
+
+from .basics import linear, softmax
+
+
+def scaled_dot_product_attention_simple(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | None = None,
+) -> mx.array:
+    """Attention as in the paper: `softmax(scale * query @ key.T + mask) @ value`.
+
+    Args:
+        query: `... x L x D`.
+        key: `... x S x D`, same leading axes as `query`.
+        value: `... x S x D_v`, same leading axes as `query`.
+        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
+        mask: added to the scores before the softmax; broadcastable to `... x L x S`,
+            0 where attention is allowed and `-inf` where it is not.
+
+    Returns:
+        `... x L x D_v`, dtype of `query`.
+
+    Source: Vaswani et al., "Attention Is All You Need", https://arxiv.org/abs/1706.03762,
+    section 3.2.1.
+    """
+    if scale is None:
+        scale = 1.0 / math.sqrt(query.shape[-1])
+    scores = (query * scale) @ key.swapaxes(-2, -1)
+    if mask is not None:
+        scores = scores + mask
+    return (softmax(scores, axis=-1) @ value).astype(query.dtype)
+
+
+class SimpleMultiHeadAttention:
+    """Multi-head attention: `num_heads` attentions side by side on slices of the hidden size.
+
+    Source: Vaswani et al., "Attention Is All You Need", https://arxiv.org/abs/1706.03762,
+    section 3.2.2.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        wq: mx.array,
+        wk: mx.array,
+        wv: mx.array,
+        wo: mx.array,
+    ) -> None:
+        """Keep the weights.
+
+        Args:
+            hidden_size: `E`, the size of the last axis of the input and of the output.
+            num_heads: `H`; the head dim is `D = E / H`.
+            wq: query projection, `H*D x E`.
+            wk: key projection, `H*D x E`.
+            wv: value projection, `H*D x E`.
+            wo: output projection, `E x H*D`.
+
+        Raises:
+            ValueError: `hidden_size` is not a multiple of `num_heads`.
+        """
+        if hidden_size % num_heads != 0:
+            raise ValueError(
+                f"hidden_size ({hidden_size}) must be a multiple of num_heads ({num_heads})"
+            )
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        self.wq, self.wk, self.wv, self.wo = wq, wk, wv, wo
+
+    def __call__(
+        self,
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """Project, attend in each head, join the heads, project back.
+
+        Args:
+            query: `B x L x E`.
+            key: `B x S x E`.
+            value: `B x S x E`.
+            mask: added to the scores of every head; `L x S`, or broadcastable to `B x H x L x S`.
+
+        Returns:
+            `B x L x E`, dtype of `query`.
+        """
+
+        def split_heads(x: mx.array) -> mx.array:
+            B, L, _ = x.shape
+            return x.reshape(B, L, self.num_heads, self.head_dim).swapaxes(1, 2)
+
+        B, L, _ = query.shape
+        output = scaled_dot_product_attention_simple(
+            split_heads(linear(query, self.wq)),
+            split_heads(linear(key, self.wk)),
+            split_heads(linear(value, self.wv)),
+            mask=mask,
+        )
+        joined = output.swapaxes(1, 2).reshape(B, L, self.num_heads * self.head_dim)
+        return linear(joined, self.wo)
+
+
+def causal_mask(L: int, S: int, dtype: mx.Dtype) -> mx.array:
+    """The mask that keeps a query from looking at later keys.
+
+    The `L` queries are the *last* `L` of the `S` positions: query row `i` stands at
+    position `S - L + i` and may look at keys `0 .. S - L + i`.
+
+    Args:
+        L: number of queries.
+        S: number of keys, at least `L`.
+        dtype: dtype of the mask.
+
+    Returns:
+        `L x S`: 0 where attention is allowed, `-inf` where it is not.
+
+    Raises:
+        ValueError: `S` is smaller than `L`.
+    """
+    if S < L:
+        raise ValueError(f"there are {L} queries but only {S} keys: S must be at least L")
+    query_positions = mx.arange(S - L, S)[:, None]
+    key_positions = mx.arange(S)[None, :]
+    allowed = key_positions <= query_positions
+    return mx.where(allowed, mx.array(0, dtype), mx.array(-mx.inf, dtype))
+
+
+def scaled_dot_product_attention_grouped(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> mx.array:
+    """Grouped-query attention: `H_q / H_kv` consecutive query heads share one key/value head.
+
+    Query head `h` reads key/value head `h // (H_q // H_kv)`. The keys and values are not copied.
+
+    Args:
+        query: `... x H_q x L x D`.
+        key: `... x H_kv x S x D`, same leading axes as `query`.
+        value: `... x H_kv x S x D`, same leading axes as `query`.
+        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
+        mask: None; an array added to the scores, broadcastable to `... x H_q x L x S`;
+            or `"causal"` for `causal_mask(L, S)`.
+
+    Returns:
+        `... x H_q x L x D`, dtype of `query`.
+
+    Raises:
+        ValueError: `H_q` is not a multiple of `H_kv`, or `mask` is a string other than `"causal"`.
+
+    Source: Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models",
+    https://arxiv.org/abs/2305.13245, section 2.2.
+    """
+    *leading, H_q, L, D = query.shape
+    H_kv, S = key.shape[-3], key.shape[-2]
+    if H_q % H_kv != 0:
+        raise ValueError(f"{H_q} query heads cannot share {H_kv} key/value heads evenly")
+    if isinstance(mask, str):
+        if mask != "causal":
+            raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
+        mask = causal_mask(L, S, query.dtype)
+    group = H_q // H_kv
+    if mask is not None:
+        mask = mx.broadcast_to(mask, (*leading, H_q, L, S)).reshape(*leading, H_kv, group, L, S)
+    # The new axis of size 1 lets a group of query heads broadcast against one key/value head.
+    output = scaled_dot_product_attention_simple(
+        query.reshape(*leading, H_kv, group, L, D),
+        mx.expand_dims(key, -3),
+        mx.expand_dims(value, -3),
+        scale=scale,
+        mask=mask,
+    )
+    return output.reshape(*leading, H_q, L, value.shape[-1])

@@ -1,0 +1,48 @@
+"""The token embedding, which is also the output head when the two are tied."""
+
+import mlx.core as mx
+
+from .basics import linear
+
+
+class Embedding:
+    """A table with one vector per token id."""
+
+    def __init__(self, vocab_size: int, embedding_dim: int, weight: mx.array) -> None:
+        """Keep the table.
+
+        Args:
+            vocab_size: number of token ids.
+            embedding_dim: `E`, the size of each vector.
+            weight: `vocab_size x E`.
+
+        Raises:
+            ValueError: `weight` has another shape.
+        """
+        if weight.shape != (vocab_size, embedding_dim):
+            raise ValueError(
+                f"weight must have shape ({vocab_size}, {embedding_dim}), not {weight.shape}"
+            )
+        self.weight = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Look up the vectors of token ids.
+
+        Args:
+            x: token ids, any shape `...`, integers.
+
+        Returns:
+            `... x E`, dtype of the table.
+        """
+        return self.weight[x]
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Use the table as the output head: score every token against each vector.
+
+        Args:
+            x: `... x E`.
+
+        Returns:
+            Logits, `... x vocab_size`, dtype of `x`.
+        """
+        return linear(x, self.weight)

@@ -1,0 +1,64 @@
+"""The generation loop: prompt in, text out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+
+def simple_generate(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    sampler: Callable[[mx.array], mx.array] | None = None,
+    max_tokens: int = 256,
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """Generate text from a prompt, one token at a time, without a cache.
+
+    Every step runs the model on the whole sequence so far and takes the logits of its last
+    position. It ends at any of the tokenizer's end-of-sequence ids, which is not part of the
+    text, or after `max_tokens` tokens.
+
+    Args:
+        model: called as `model(tokens)` with token ids `1 x L`; returns logits
+            `1 x L x vocab_size`.
+        tokenizer: an `mlx_lm` tokenizer. Used are `encode(prompt, add_special_tokens=False)`,
+            `eos_token_ids`, and `detokenizer` with `reset()`, `add_token(token)`, `finalize()`,
+            `last_segment` and `text`.
+        prompt: the text to continue, chat template applied.
+        sampler: picks tokens `1` from log-probabilities `1 x vocab_size`; greedy if None.
+        max_tokens: the largest number of tokens to generate, at least 1.
+        on_text: called after every generated token with the text that became readable with it
+            (which may be empty), and once more at the end if text was still held back. The
+            pieces add up to the result.
+
+    Returns:
+        The generated text, without the prompt.
+
+    Raises:
+        ValueError: the prompt is empty, or `max_tokens` is below 1.
+    """
+    tokens = list(tokenizer.encode(prompt, add_special_tokens=False))
+    if not tokens:
+        raise ValueError("the prompt is empty: there is nothing to continue")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, but is {max_tokens}")
+    detokenizer = tokenizer.detokenizer
+    detokenizer.reset()
+    for _ in range(max_tokens):
+        logits = model(mx.array([tokens]))[:, -1, :].astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        choice = mx.argmax(logprobs, axis=-1) if sampler is None else sampler(logprobs)
+        token = int(choice.item())
+        if token in tokenizer.eos_token_ids:
+            break
+        tokens.append(token)
+        detokenizer.add_token(token)
+        if on_text is not None:
+            on_text(detokenizer.last_segment)
+    detokenizer.finalize()
+    rest = detokenizer.last_segment
+    if on_text is not None and rest:
+        on_text(rest)
+    return detokenizer.text
