@@ -1,0 +1,1 @@
+"""The course as data: reads course.toml and derives skeleton, grading, hints and progress."""
