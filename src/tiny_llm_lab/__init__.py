@@ -1,0 +1,1 @@
+"""The equipment: what the course supplies and nobody is asked to write."""

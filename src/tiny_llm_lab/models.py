@@ -1,8 +1,58 @@
-"""Models by name: the embedded one, Qwen3 checkpoints, folders."""
+"""Models by name: the embedded one, Qwen3 checkpoints from the Hugging Face Hub, folders.
 
+`load_model` checks a folder before it hands it to `mlx_lm`, so that a damaged download is named
+by file and tensor instead of surfacing as an odd answer or a deep traceback.
+"""
+
+import json
+import struct
+import sys
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+# Where a model name leads: a folder of this repository, or a repository on the Hugging Face Hub.
+EMBEDDED_MODELS = {"tiny": PROJECT_ROOT / "models" / "tiny-qwen3"}
+HUB_MODELS = {
+    "qwen3-0.6b": "mlx-community/Qwen3-0.6B-4bit",
+    "qwen3-1.7b": "mlx-community/Qwen3-1.7B-4bit",
+    "qwen3-4b": "mlx-community/Qwen3-4B-4bit",
+}
+REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+class ModelError(Exception):
+    """A model cannot be loaded; the message says which one, why, and what to do."""
+
+
+def load_model(name: str) -> tuple[Any, Any]:
+    """Load a Qwen3 model and its tokenizer, from this machine if it is there.
+
+    Args:
+        name: `tiny` (the embedded model), `qwen3-0.6b`, `qwen3-1.7b` or `qwen3-4b` (downloaded
+            when first used), a folder, or the id of a Hugging Face Hub repository.
+
+    Returns:
+        An `mlx_lm.models.qwen3.Model` and its tokenizer (an `mlx_lm` `TokenizerWrapper`).
+
+    Raises:
+        ModelError: the name is unknown, the download failed, or the folder does not hold a
+            complete, finite Qwen3 model.
+    """
+    folder = _model_folder(name)
+    check_model_folder(folder)
+    # Here and not above: importing mlx_lm takes seconds, which a wrong name need not cost.
+    from mlx_lm.utils import load
+
+    try:
+        model, tokenizer = load(str(folder))[:2]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {_one_line(error)}") from error
+    _check_finite(folder, model)
+    return model, tokenizer
 
 
 def dense_weight(layer: Any) -> mx.array:
@@ -19,11 +69,143 @@ def dense_weight(layer: Any) -> mx.array:
     return mx.dequantize(layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits)
 
 
-def load_model(name: str) -> tuple[Any, Any]:
-    """Placeholder of the first slice: the embedded model only."""
-    from pathlib import Path
+def check_model_folder(folder: Path) -> None:
+    """Check that a folder holds a complete Qwen3 checkpoint, without reading its tensors.
 
-    import mlx_lm
+    Raises:
+        ModelError: naming the file, and the tensor where it is one.
+    """
+    for name in REQUIRED_FILES:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name} is missing: the folder is not a complete model.")
+    config = _read_json(folder / "config.json")
+    if config.get("model_type") != "qwen3":
+        raise ModelError(
+            f"{folder / 'config.json'} says that model_type is {config.get('model_type')!r}, "
+            "but the engine of this course runs 'qwen3' models."
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = _read_json(index).get("weight_map", {})
+        files = sorted({folder / str(file) for file in weight_map.values()})
+    else:
+        weight_map = {}
+        files = [folder / "model.safetensors"]
+    present: set[str] = set()
+    for file in files:
+        present |= _check_safetensors(file)
+    for tensor, file_name in weight_map.items():
+        if tensor not in present:
+            raise ModelError(f"{folder / str(file_name)} lacks the tensor {tensor}.")
 
-    root = Path(__file__).resolve().parents[2]
-    return mlx_lm.load(str(root / "models" / "tiny-qwen3"))[:2]
+
+def _check_safetensors(path: Path) -> set[str]:
+    """Check that a file is as long as its header says, and return the names of its tensors.
+
+    The format: an 8-byte header length, a JSON header with each tensor's `data_offsets`, the data.
+    Source: https://huggingface.co/docs/safetensors/index#format
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: the folder is not a complete model.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header_size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + header_size > size:
+            raise ModelError(f"{path} is truncated: it ends within its header. Fetch it again.")
+        try:
+            header = json.loads(file.read(header_size))
+            ends = {
+                name: tensor["data_offsets"][1]
+                for name, tensor in header.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path} has a damaged header. Fetch it again.") from error
+    data_size = size - 8 - header_size
+    for name, end in sorted(ends.items(), key=lambda item: item[1]):
+        if end > data_size:
+            raise ModelError(
+                f"{path} is truncated: tensor {name} should end at byte {end} of the data, "
+                f"but there are only {data_size}. Fetch it again."
+            )
+    return set(ends)
+
+
+def _check_finite(folder: Path, model: Any) -> None:
+    from mlx.utils import tree_flatten
+
+    tensors: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    finite = {
+        name: mx.all(mx.isfinite(tensor))
+        for name, tensor in tensors.items()
+        if mx.issubdtype(tensor.dtype, mx.floating)
+    }
+    mx.eval(list(finite.values()))
+    for name, is_finite in finite.items():
+        if not is_finite.item():
+            raise ModelError(
+                f"{folder}: tensor {name} in the safetensors file holds NaN or infinite values; "
+                "the weights are damaged. Fetch them again."
+            )
+
+
+def _model_folder(name: str) -> Path:
+    if name in EMBEDDED_MODELS:
+        return EMBEDDED_MODELS[name]
+    if Path(name).is_dir():
+        return Path(name)
+    hub_id = HUB_MODELS.get(name, name)
+    if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
+        return _download(hub_id)
+    known = ", ".join([*EMBEDDED_MODELS, *HUB_MODELS])
+    raise ModelError(
+        f"There is no model named {name!r} and no such folder; known names are {known}, and "
+        "the id of a Hugging Face Hub repository such as mlx-community/Qwen3-0.6B-4bit works too."
+    )
+
+
+def _download(hub_id: str) -> Path:
+    """The local folder of a Hub repository; fetched, with progress, if it is not there yet."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        files = HfApi().model_info(hub_id, files_metadata=True, timeout=20).siblings or []
+        size = sum(
+            file.size or 0
+            for file in files
+            if any(Path(file.rfilename).match(pattern) for pattern in patterns)
+        )
+        print(
+            f"Downloading {hub_id} from the Hugging Face Hub: {size / 1e6:,.0f} MB", file=sys.stderr
+        )
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except HfHubHTTPError as error:
+        raise ModelError(
+            f"The Hugging Face Hub does not give out {hub_id}: {_one_line(error)}"
+        ) from error
+    except Exception as error:  # the transport's errors, whichever HTTP library the client brings
+        raise ModelError(
+            f"{hub_id} is not on this machine and the Hugging Face Hub cannot be reached to fetch "
+            "it; connect to a network, or use --model tiny, which needs none."
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object.")
+    return content
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -50,7 +50,7 @@ def simple_generate(
         logits = model(mx.array([tokens]))[:, -1, :].astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         choice = mx.argmax(logprobs, axis=-1) if sampler is None else sampler(logprobs)
-        token = int(choice.item())
+        token = int(choice[0])
         if token in tokenizer.eos_token_ids:
             break
         tokens.append(token)

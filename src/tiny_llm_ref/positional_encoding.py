@@ -1,7 +1,5 @@
 """Rotary position embedding (RoPE): position as a rotation of pairs of features."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
 
@@ -36,7 +34,7 @@ class RoPE:
         self.traditional = traditional
         self.frequencies = mx.power(base, -mx.arange(0, dims, 2, dtype=mx.float32) / dims)
 
-    def __call__(self, x: mx.array, offset: int | Sequence[int] | mx.array = 0) -> mx.array:
+    def __call__(self, x: mx.array, offset: int | list[int] | mx.array = 0) -> mx.array:
         """Rotate `x` to its positions.
 
         Args:
@@ -64,7 +62,7 @@ class RoPE:
             first, second = features[..., 0::2], features[..., 1::2]
         else:
             first, second = mx.split(features, 2, axis=-1)
-        rotated = (first * cos - second * sin, second * cos + first * sin)
+        rotated = [first * cos - second * sin, second * cos + first * sin]
         if self.traditional:
             output = mx.stack(rotated, axis=-1).reshape(x.shape)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+
 from tiny_llm_lab.models import dense_weight
 
 from .attention import scaled_dot_product_attention_grouped

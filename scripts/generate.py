@@ -1,0 +1,114 @@
+"""`pdm run generate "..."`: generate text with the reference, your solution, or mlx-lm."""
+
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiny_llm_lab.cli import fail
+
+
+class Solution(StrEnum):
+    """Whose code runs the model."""
+
+    student = "student"
+    ref = "ref"
+    mlx = "mlx"
+
+
+PACKAGES = {Solution.student: "tiny_llm", Solution.ref: "tiny_llm_ref"}
+
+
+def main(
+    prompt: Annotated[str, typer.Argument(help="Your message to the model.")],
+    solution: Annotated[
+        Solution, typer.Option(help="Your code, the reference, or mlx-lm on the same model.")
+    ] = Solution.ref,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="tiny (embedded, no download), qwen3-0.6b, qwen3-1.7b, qwen3-4b, a folder, "
+            "or a Hugging Face Hub id."
+        ),
+    ] = "tiny",
+    temp: Annotated[float, typer.Option(help="Temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[float | None, typer.Option(help="Keep this much probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep this many tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 256,
+) -> None:
+    """Generate text, streaming it, and print how long it took."""
+    if not prompt.strip():
+        fail('The prompt is empty: say something, as in pdm run generate "Count to 5."')
+    if max_tokens < 1:
+        fail(f"--max-tokens must be at least 1, but is {max_tokens}.")
+    if temp < 0:
+        fail(f"--temp must not be negative, but is {temp}.")
+    if top_p is not None and not 0 <= top_p <= 1:
+        fail(f"--top-p must be between 0 and 1, but is {top_p}.")
+    if top_k is not None and top_k < 0:
+        fail(f"--top-k must not be negative, but is {top_k}.")
+
+    # Not above: these take a second or two, which --help and a wrong option need not cost.
+    import mlx.core as mx
+
+    from tiny_llm_lab import generation
+    from tiny_llm_lab.models import ModelError, load_model
+
+    try:
+        mlx_model, tokenizer = load_model(model)
+    except ModelError as error:
+        fail(str(error), exit_code=1)
+    text = generation.chat_prompt(tokenizer, prompt)
+    length = len(tokenizer.encode(text, add_special_tokens=False))
+    context = mlx_model.args.max_position_embeddings
+    if length + max_tokens > context:
+        fail(
+            f"The prompt has {length} tokens, which with --max-tokens {max_tokens} does not fit "
+            f"into the model's context of {context} tokens: shorten it or lower --max-tokens."
+        )
+    if seed is not None:
+        mx.random.seed(seed)
+
+    def print_text(segment: str) -> None:
+        print(segment, end="", flush=True)
+
+    settings = generation.GenerationSettings(temp, top_p, top_k, max_tokens)
+    try:
+        if solution is Solution.mlx:
+            times = generation.generate_with_mlx_lm(
+                mlx_model, tokenizer, text, settings, print_text
+            )
+        else:
+            times = generation.generate_with_solution(
+                PACKAGES[solution], mlx_model, tokenizer, text, settings, print_text
+            )
+    except NotImplementedError as error:
+        fail(f"Your solution is not there yet: {error}", exit_code=1)
+    except KeyboardInterrupt:
+        print()
+        fail("Stopped.", exit_code=130)
+    except Exception as error:
+        if solution is not Solution.student:
+            raise
+        print()
+        fail(f"Your solution raised {describe(error)}", exit_code=1)
+    print(f"\n\n{solution.value} | {model} | {times}", file=sys.stderr)
+
+
+def describe(error: Exception) -> str:
+    """An exception in one line, with the deepest line of the student's code it passed through."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "tiny_llm/" in f.filename]
+    where = (
+        f" at src/tiny_llm/{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    )
+    return f"{type(error).__name__}{where}: {error}"
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

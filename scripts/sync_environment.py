@@ -1,0 +1,43 @@
+"""Installs what pdm.lock pins, if the environment does not hold it yet.
+
+PDM runs this before every `pdm run` (the `pre_run` hook in pyproject.toml), with the interpreter
+of the project's environment. It uses the standard library only: nothing else may be there yet.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STAMP = Path(sys.prefix) / "tiny-llm-installed.txt"
+
+
+def wanted_state() -> str:
+    """A digest of everything that decides what is installed."""
+    content = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "pdm.lock"))
+    return hashlib.sha256(content + str(ROOT).encode()).hexdigest()
+
+
+def main(pdm: str) -> int:
+    state = wanted_state()
+    if STAMP.is_file() and STAMP.read_text() == state:
+        return 0
+    print("Installing the packages that pdm.lock pins (only needed once) ...", file=sys.stderr)
+    environment = os.environ | {"PDM_CHECK_UPDATE": "false"}
+    # stdout belongs to the command that was asked for.
+    result = subprocess.run([pdm, "sync"], cwd=ROOT, env=environment, stdout=sys.stderr)
+    if result.returncode != 0:
+        print(
+            "The packages could not be installed: see PDM's message above, mend that, and run the "
+            "same command again. A first run needs a network connection.",
+            file=sys.stderr,
+        )
+        return result.returncode
+    STAMP.write_text(state)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
