@@ -1,0 +1,136 @@
+"""Scaled dot-product attention: plain, multi-head, and grouped-query."""
+
+import math
+
+import mlx.core as mx
+
+from .basics import linear, softmax
+
+
+def scaled_dot_product_attention_simple(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | None = None,
+) -> mx.array:
+    """Attention as in the paper: `softmax(scale * query @ key.T + mask) @ value`.
+
+    Args:
+        query: `... x L x D`.
+        key: `... x S x D`, same leading axes as `query`.
+        value: `... x S x D_v`, same leading axes as `query`.
+        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
+        mask: added to the scores before the softmax; broadcastable to `... x L x S`,
+            0 where attention is allowed and `-inf` where it is not.
+
+    Returns:
+        `... x L x D_v`, dtype of `query`.
+
+    Source: Vaswani et al., "Attention Is All You Need", https://arxiv.org/abs/1706.03762,
+    section 3.2.1.
+    """
+    raise NotImplementedError("Week 1 Day 1, Task 3: Scaled dot-product attention")
+
+
+class SimpleMultiHeadAttention:
+    """Multi-head attention: `num_heads` attentions side by side on slices of the hidden size.
+
+    Source: Vaswani et al., "Attention Is All You Need", https://arxiv.org/abs/1706.03762,
+    section 3.2.2.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        wq: mx.array,
+        wk: mx.array,
+        wv: mx.array,
+        wo: mx.array,
+    ) -> None:
+        """Keep the weights.
+
+        Args:
+            hidden_size: `E`, the size of the last axis of the input and of the output.
+            num_heads: `H`; the head dim is `D = E / H`.
+            wq: query projection, `H*D x E`.
+            wk: key projection, `H*D x E`.
+            wv: value projection, `H*D x E`.
+            wo: output projection, `E x H*D`.
+
+        Raises:
+            ValueError: `hidden_size` is not a multiple of `num_heads`.
+        """
+        raise NotImplementedError("Week 1 Day 1, Task 4: Multi-head attention")
+
+    def __call__(
+        self,
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """Project, attend in each head, join the heads, project back.
+
+        Args:
+            query: `B x L x E`.
+            key: `B x S x E`.
+            value: `B x S x E`.
+            mask: added to the scores of every head; `L x S`, or broadcastable to `B x H x L x S`.
+
+        Returns:
+            `B x L x E`, dtype of `query`.
+        """
+        raise NotImplementedError("Week 1 Day 1, Task 4: Multi-head attention")
+
+
+def causal_mask(L: int, S: int, dtype: mx.Dtype) -> mx.array:
+    """The mask that keeps a query from looking at later keys.
+
+    The `L` queries are the *last* `L` of the `S` positions: query row `i` stands at
+    position `S - L + i` and may look at keys `0 .. S - L + i`.
+
+    Args:
+        L: number of queries.
+        S: number of keys, at least `L`.
+        dtype: dtype of the mask.
+
+    Returns:
+        `L x S`: 0 where attention is allowed, `-inf` where it is not.
+
+    Raises:
+        ValueError: `S` is smaller than `L`.
+    """
+    raise NotImplementedError("Week 1 Day 3, Task 1: Causal mask")
+
+
+def scaled_dot_product_attention_grouped(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> mx.array:
+    """Grouped-query attention: `H_q / H_kv` consecutive query heads share one key/value head.
+
+    Query head `h` reads key/value head `h // (H_q // H_kv)`. The keys and values are not copied.
+
+    Args:
+        query: `... x H_q x L x D`.
+        key: `... x H_kv x S x D`, same leading axes as `query`.
+        value: `... x H_kv x S x D`, same leading axes as `query`.
+        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
+        mask: None; an array added to the scores, broadcastable to `... x H_q x L x S`;
+            or `"causal"` for `causal_mask(L, S)`.
+
+    Returns:
+        `... x H_q x L x D`, dtype of `query`.
+
+    Raises:
+        ValueError: `H_q` is not a multiple of `H_kv`, or `mask` is a string other than `"causal"`.
+
+    Source: Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models",
+    https://arxiv.org/abs/2305.13245, section 2.2.
+    """
+    raise NotImplementedError("Week 1 Day 3, Tasks 2 and 3")

@@ -1,0 +1,36 @@
+"""RMSNorm: normalization by the root mean square."""
+
+import mlx.core as mx
+
+
+class RMSNorm:
+    """Divides each vector by its root mean square, then scales each feature.
+
+    Source: Zhang and Sennrich, "Root Mean Square Layer Normalization",
+    https://arxiv.org/abs/1910.07467, section 4, equation 4.
+    """
+
+    def __init__(self, dim: int, weight: mx.array, eps: float = 1e-5) -> None:
+        """Keep the weight.
+
+        Args:
+            dim: the size of the last axis of the input.
+            weight: `dim`, what each feature is multiplied by after the normalization.
+            eps: added to the mean of the squares, inside the root.
+
+        Raises:
+            ValueError: `weight` is not a vector of `dim` elements.
+        """
+        raise NotImplementedError("Week 1 Day 4, Task 1: RMSNorm")
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Normalize along the last axis.
+
+        Args:
+            x: `... x dim`, any float dtype.
+
+        Returns:
+            `x / sqrt(mean(x^2) + eps) * weight`, shape and dtype of `x`. The squares are
+            computed and averaged in float32.
+        """
+        raise NotImplementedError("Week 1 Day 4, Task 1: RMSNorm")

@@ -1,0 +1,205 @@
+"""The Qwen3 model: MLP, attention with QK-norm, transformer block, and the whole stack.
+
+Source: Yang et al., "Qwen3 Technical Report", https://arxiv.org/abs/2505.09388, section 2.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from tiny_llm_lab.models import dense_weight
+
+from .attention import scaled_dot_product_attention_grouped
+from .basics import linear, silu
+from .embedding import Embedding
+from .layer_norm import RMSNorm
+from .positional_encoding import RoPE
+
+
+class Qwen3MLP:
+    """The SwiGLU feed-forward network of a transformer block.
+
+    Source: Shazeer, "GLU Variants Improve Transformer", https://arxiv.org/abs/2002.05202,
+    section 2.
+    """
+
+    def __init__(
+        self, dim: int, hidden_dim: int, w_gate: mx.array, w_up: mx.array, w_down: mx.array
+    ) -> None:
+        """Keep the weights.
+
+        Args:
+            dim: `E`, the size of the last axis of the input and of the output.
+            hidden_dim: `F`, the size in between.
+            w_gate: `F x E`.
+            w_up: `F x E`.
+            w_down: `E x F`.
+
+        Raises:
+            ValueError: a weight has another shape.
+        """
+        raise NotImplementedError("Week 1 Day 4, Task 3: The SwiGLU MLP")
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Compute `down(silu(gate(x)) * up(x))`.
+
+        Args:
+            x: `... x E`.
+
+        Returns:
+            `... x E`, dtype of `x`.
+        """
+        raise NotImplementedError("Week 1 Day 4, Task 3: The SwiGLU MLP")
+
+
+class Qwen3MultiHeadAttention:
+    """Causal grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        wq: mx.array,
+        wk: mx.array,
+        wv: mx.array,
+        wo: mx.array,
+        q_norm: mx.array,
+        k_norm: mx.array,
+        max_seq_len: int = 32768,
+        theta: float = 1000000,
+        rms_norm_eps: float = 1e-6,
+    ) -> None:
+        """Keep the weights.
+
+        Args:
+            hidden_size: `E`.
+            num_heads: `H_q`, the number of query heads.
+            num_kv_heads: `H_kv`, the number of key/value heads.
+            head_dim: `D`. In Qwen3 `H_q * D` may differ from `E`.
+            wq: query projection, `H_q*D x E`.
+            wk: key projection, `H_kv*D x E`.
+            wv: value projection, `H_kv*D x E`.
+            wo: output projection, `E x H_q*D`.
+            q_norm: weight of the RMSNorm of each query head, `D`.
+            k_norm: weight of the RMSNorm of each key head, `D`.
+            max_seq_len: the number of positions RoPE is prepared for.
+            theta: the base of RoPE's frequencies. Qwen3 has the pairs half a head apart.
+            rms_norm_eps: the epsilon of both norms.
+
+        Raises:
+            ValueError: `num_heads` is not a multiple of `num_kv_heads`.
+        """
+        raise NotImplementedError("Week 1 Day 5, Task 2: Attention with QK-norm")
+
+    def __call__(
+        self,
+        x: mx.array,
+        offset: int = 0,
+        cache: Any | None = None,
+        mask: mx.array | str | None = None,
+    ) -> mx.array:
+        """Attend to the tokens themselves (and, with a cache, to those before them).
+
+        Args:
+            x: `B x L x E`.
+            offset: the position of the first of the `L` tokens.
+            cache: this layer's KV cache, which comes in week 2; None in week 1.
+            mask: as in `scaled_dot_product_attention_grouped`.
+
+        Returns:
+            `B x L x E`, dtype of `x`.
+        """
+        raise NotImplementedError("Week 1 Day 5, Task 2: Attention with QK-norm")
+
+
+class Qwen3TransformerBlock:
+    """One layer: attention and MLP, each behind a norm and added to what came in (pre-norm)."""
+
+    def __init__(
+        self,
+        num_attention_heads: int,
+        num_kv_heads: int,
+        hidden_size: int,
+        head_dim: int,
+        intermediate_size: int,
+        rms_norm_eps: float,
+        wq: mx.array,
+        wk: mx.array,
+        wv: mx.array,
+        wo: mx.array,
+        q_norm: mx.array,
+        k_norm: mx.array,
+        w_gate: mx.array,
+        w_up: mx.array,
+        w_down: mx.array,
+        w_input_layernorm: mx.array,
+        w_post_attention_layernorm: mx.array,
+        max_seq_len: int = 32768,
+        theta: float = 1000000,
+    ) -> None:
+        """Build the four parts from their weights.
+
+        Args:
+            num_attention_heads: `H_q`.
+            num_kv_heads: `H_kv`.
+            hidden_size: `E`.
+            head_dim: `D`.
+            intermediate_size: `F`, the hidden dim of the MLP.
+            rms_norm_eps: the epsilon of all norms.
+            wq, wk, wv, wo, q_norm, k_norm: as in `Qwen3MultiHeadAttention`.
+            w_gate, w_up, w_down: as in `Qwen3MLP`.
+            w_input_layernorm: weight of the norm before the attention, `E`.
+            w_post_attention_layernorm: weight of the norm before the MLP, `E`.
+            max_seq_len, theta: as in `Qwen3MultiHeadAttention`.
+        """
+        raise NotImplementedError("Week 1 Day 5, Task 3: The transformer block")
+
+    def __call__(
+        self,
+        x: mx.array,
+        offset: int = 0,
+        cache: Any | None = None,
+        mask: mx.array | str | None = None,
+    ) -> mx.array:
+        """Run the layer.
+
+        Args:
+            x: `B x L x E`.
+            offset, cache, mask: as in `Qwen3MultiHeadAttention`.
+
+        Returns:
+            `B x L x E`, dtype of `x`.
+        """
+        raise NotImplementedError("Week 1 Day 5, Task 3: The transformer block")
+
+
+class Qwen3Model:
+    """The whole model: embedding, layers, final norm, output head."""
+
+    def __init__(self, mlx_model: Any) -> None:
+        """Take the weights over from a model that `mlx_lm` has loaded.
+
+        Args:
+            mlx_model: an `mlx_lm.models.qwen3.Model`, quantized or not. `.args` holds its
+                dimensions; `dense_weight(layer)` from `tiny_llm_lab.models` gives the weight of
+                one of its linear or embedding layers as a plain array.
+        """
+        raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")
+
+    def __call__(
+        self, inputs: mx.array, offset: int = 0, cache: Sequence[Any] | None = None
+    ) -> mx.array:
+        """Predict, at every position, the token that comes next.
+
+        Args:
+            inputs: token ids, `B x L`.
+            offset: the position of the first of the `L` tokens.
+            cache: one KV cache per layer, which come in week 2; None in week 1.
+
+        Returns:
+            Logits, `B x L x vocab_size`.
+        """
+        raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")

@@ -1,0 +1,35 @@
+"""Sampling: from the model's log-probabilities to the next token."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+
+def make_sampler(
+    temp: float, top_p: float | None = None, top_k: int | None = None
+) -> Callable[[mx.array], mx.array]:
+    """Make a function that picks one token per row.
+
+    `top_k` and `top_p` each name a set of tokens that may be drawn, by the model's own
+    probabilities (before the temperature); with both, a token must be in both sets. The most
+    probable token always stays.
+
+    Args:
+        temp: the temperature. 0 picks the most probable token (greedy decoding), 1 samples from
+            the model's own distribution, more flattens it, less sharpens it.
+        top_p: keep the smallest set of most probable tokens whose probabilities sum to at least
+            `top_p`; None, 0 or 1 keeps all.
+        top_k: keep the `top_k` most probable tokens; None or 0 keeps all, as does a number
+            beyond the vocabulary.
+
+    Returns:
+        A function from log-probabilities `B x vocab_size` to tokens `B`. Rows are sampled
+        independently, with MLX's global random state (`mx.random.seed`).
+
+    Raises:
+        ValueError: `temp` or `top_k` is negative, or `top_p` is not between 0 and 1.
+
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration",
+    https://arxiv.org/abs/1904.09751, sections 3.1 (top-p) and 3.2 (top-k, temperature).
+    """
+    raise NotImplementedError("Week 1 Day 7, Tasks 1 to 3")

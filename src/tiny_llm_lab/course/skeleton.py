@@ -1,0 +1,419 @@
+"""Derives a student's package from the reference: the bodies of the tasks' symbols become stubs.
+
+Python needs no marks in the reference: the syntax tree says where a body begins and ends, and the
+text around it stays as it is. Other files (C++, Metal) mark what a student has to write:
+
+    // BEGIN SOLUTION matvec
+    ...
+    // END SOLUTION
+
+A student edits the generated files, so a difference from the skeleton is no fault by itself:
+`differences` finds a skeleton that has fallen behind the reference, `written` a student's work.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .manifest import Course, CourseError, Day, Symbol, Task
+
+LINE_LENGTH = 100
+
+STUDENT_DOCSTRING = '''"""Your LLM serving engine, written day by day.
+
+A function that you have not written yet raises NotImplementedError and names its task.
+"""'''
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+_BEGIN = re.compile(r"^(?P<indent>\s*)(?P<comment>\S+) BEGIN SOLUTION (?P<name>\S+)\s*$")
+_END = re.compile(r"^\s*\S+ END SOLUTION\s*$")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A function or method of a module, and the tasks that ask for it (none if it is given)."""
+
+    name: str
+    node: Function
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A marked region of a file that is not Python: the lines between its two marks."""
+
+    name: str
+    start: int
+    end: int
+    indent: str
+    comment: str
+
+
+def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
+    """The files of the package `tiny_llm` of a student who has done all days up to `through`.
+
+    Args:
+        course: the course.
+        through: the last day that is done; None for the untouched skeleton.
+
+    Returns:
+        The text of each file, by its path relative to the package.
+
+    Raises:
+        CourseError: a symbol does not exist in the reference, or a definition of the reference
+            is neither a task's symbol nor given.
+    """
+    sources = read_package(course.reference)
+    for symbol, tasks in _tasks_by_symbol(course).items():
+        if symbol.file not in sources:
+            raise CourseError(
+                f"Task {tasks[0].id} names the symbol {symbol.text}, "
+                f"but the reference has no file {symbol.file}."
+            )
+    package = {}
+    for file, source in sources.items():
+        if file.endswith(".py"):
+            text = _stub_functions(course, file, source, through)
+            package[file] = _student_docstring(text) if file == "__init__.py" else text
+        else:
+            package[file] = _stub_regions(course, file, source, through)
+    return package
+
+
+def read_package(folder: Path) -> dict[str, str]:
+    """The text of each file of a package, by its path relative to the folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    }
+
+
+def write_package(package: dict[str, str], folder: Path) -> None:
+    """Write the files of a package into a folder, which is made if need be."""
+    for file, text in package.items():
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def write_skeleton(course: Course) -> None:
+    """Regenerate the student's package in the project.
+
+    Raises:
+        CourseError: the package holds a student's work, which is never overwritten.
+    """
+    package = build_package(course)
+    if work := written(course):
+        raise CourseError(
+            f"{course.student} holds work in {', '.join(work)}, which is never overwritten; "
+            "move the folder away to have a new one generated."
+        )
+    write_package(package, course.student)
+
+
+def differences(course: Course) -> list[str]:
+    """Where the student's package is not the generated skeleton, one sentence per file."""
+    expected = build_package(course)
+    actual = read_package(course.student)
+    problems = []
+    for file in sorted({*expected, *actual}):
+        if file not in actual:
+            problems.append(f"{file} is missing.")
+        elif file not in expected:
+            problems.append(f"{file} is not generated from the reference.")
+        elif actual[file] != expected[file]:
+            problems.append(f"{file} is not what is generated from the reference.")
+    return problems
+
+
+def written(course: Course) -> list[str]:
+    """What a student has written in the package, such as `attention.causal_mask`.
+
+    That is every function that is neither a stub nor given, every region between marks that holds
+    more than its TODO line, and every file that Python cannot parse.
+    """
+    given = {symbol.text for symbol in course.given}
+    work = []
+    for file, text in read_package(course.student).items():
+        if not file.endswith(".py"):
+            work += [f"{file}#{name}" for name in _written_regions(file, text)]
+            continue
+        module = file.removesuffix(".py")
+        try:
+            functions = list(_functions(ast.parse(text)))
+        except SyntaxError:
+            work.append(file)
+            continue
+        for name, node in functions:
+            names = {f"{module}.{name}", f"{module}.{_class_of(name)}"}
+            if not _is_stub(node) and not names & given:
+                work.append(f"{module}.{name}")
+    return work
+
+
+def is_written(course: Course, task: Task) -> bool:
+    """Whether the student has begun a task: whether one of its symbols is no longer a stub."""
+    return any(_is_written(course, symbol) for symbol in task.symbols)
+
+
+def stub_message(tasks: tuple[Task, ...]) -> str:
+    """What a stub says: `Week 1 Day 3, Task 1: Causal mask`, or `Week 1 Day 2, Tasks 1 to 3`."""
+    first, last = tasks[0], tasks[-1]
+    where = f"Week {first.week} Day {first.day}"
+    if len(tasks) == 1:
+        return f"{where}, Task {first.number}: {first.title}"
+    numbers = [task.number for task in tasks]
+    if len(tasks) > 2 and numbers == list(range(first.number, last.number + 1)):
+        return f"{where}, Tasks {first.number} to {last.number}"
+    listed = ", ".join(str(number) for number in numbers[:-1])
+    return f"{where}, Tasks {listed} and {last.number}"
+
+
+def leaked_lines(course: Course, package: dict[str, str]) -> list[str]:
+    """The lines of a solution's body that a package contains, as `file: line`.
+
+    Short lines that say nothing by themselves (`else:`, `return x`, an argument) do not count, nor
+    do lines that the reference also has outside of the bodies that a student writes.
+    """
+    secret: set[str] = set()
+    public: set[str] = set()
+    for file, source in read_package(course.reference).items():
+        lines = source.splitlines()
+        inside: set[int] = set()
+        if file.endswith(".py"):
+            for definition in definitions(course, file, ast.parse(source)):
+                if definition.tasks:
+                    node = definition.node
+                    inside.update(range(node.body[0].end_lineno or 0, node.end_lineno or 0))
+        else:
+            for region in _regions(file, source):
+                inside.update(range(region.start, region.end))
+        secret.update(_normalized(lines[index]) for index in inside)
+        public.update(_normalized(line) for i, line in enumerate(lines) if i not in inside)
+    secret = {line for line in secret - public if len(line) >= 12 and re.search(r"[(=\[#/]", line)}
+    return [
+        f"{file}: {line.strip()}"
+        for file, text in package.items()
+        for line in text.splitlines()
+        if _normalized(line) in secret
+    ]
+
+
+def definitions(course: Course, file: str, tree: ast.Module) -> list[Definition]:
+    """The functions and methods of a reference module, with the tasks that ask for each.
+
+    Raises:
+        CourseError: a top-level definition is neither a task's symbol nor given; a symbol does
+            not exist; a function that a student has to write has no docstring.
+    """
+    tasks_of = {
+        symbol.name: tasks
+        for symbol, tasks in _tasks_by_symbol(course).items()
+        if symbol.file == file
+    }
+    given = {symbol.name for symbol in course.given if symbol.file == file}
+    _check_top_level(file, tree, {*tasks_of, *given})
+    found = []
+    for name, node in _functions(tree):
+        owner = _owner(name, {*tasks_of, *given})
+        found.append(Definition(name, node, tasks_of.get(owner, ())))
+    for name, tasks in tasks_of.items():
+        if not any(_owner(definition.name, set(tasks_of)) == name for definition in found):
+            raise CourseError(
+                f"Task {tasks[0].id} names {name}, but {file} of the reference has no such "
+                "function, or no such class with a method to write."
+            )
+    for definition in found:
+        if definition.tasks and ast.get_docstring(definition.node) is None:
+            raise CourseError(
+                f"{definition.name} in {file} of the reference has no docstring, "
+                "so that a student could not know what to write."
+            )
+    return found
+
+
+def _check_top_level(file: str, tree: ast.Module, known: set[str]) -> None:
+    """Check that everything a reference module defines is a task's symbol or given."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node):
+            continue
+        names: list[str] = []
+        if isinstance(node, Function | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [ast.unparse(target) for target in targets]
+        for name in names or [f"line {node.lineno}"]:
+            if name not in known:
+                raise CourseError(
+                    f"{file} of the reference: {name} is neither the symbol of a task nor listed "
+                    "under `given` in course.toml, so that the skeleton would give it away."
+                )
+
+
+def _functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
+    """The functions and methods of a module, with names such as `RoPE.__call__`."""
+    for node in tree.body:
+        if isinstance(node, Function):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, Function):
+                    yield f"{node.name}.{item.name}", item
+
+
+def _class_of(name: str) -> str:
+    """`RoPE` for `RoPE.__call__`; a function's own name otherwise."""
+    return name.partition(".")[0]
+
+
+def _owner(name: str, known: set[str]) -> str:
+    """The symbol that a function or method falls under: its own, else that of its class."""
+    return name if name in known else _class_of(name)
+
+
+def _stub_functions(course: Course, file: str, source: str, through: Day | None) -> str:
+    lines = source.splitlines(keepends=True)
+    for definition in reversed(definitions(course, file, ast.parse(source))):
+        if definition.tasks and not _is_done(definition.tasks[0], through):
+            node = definition.node
+            start = node.body[0].end_lineno or 0
+            end = _end_of_body(lines, node)
+            lines[start:end] = [_raise(stub_message(definition.tasks), node.body[0].col_offset)]
+    return "".join(lines)
+
+
+def _end_of_body(lines: list[str], node: Function) -> int:
+    """The index behind the last line of a body, including comments behind its last statement."""
+    end = node.end_lineno or 0
+    for index in range(end, len(lines)):
+        text = lines[index].strip()
+        indent = len(lines[index]) - len(lines[index].lstrip())
+        if text.startswith("#") and indent > node.col_offset:
+            end = index + 1
+        elif text:
+            break
+    return end
+
+
+def _raise(message: str, indent: int) -> str:
+    """The statement that is a stub's body, as ruff formats it."""
+    margin = " " * indent
+    line = f'{margin}raise NotImplementedError("{message}")\n'
+    if len(line) <= LINE_LENGTH + 1:
+        return line
+    return f'{margin}raise NotImplementedError(\n{margin}    "{message}"\n{margin})\n'
+
+
+def _student_docstring(source: str) -> str:
+    """The package's `__init__.py` with a docstring that speaks to the student."""
+    tree = ast.parse(source)
+    lines = source.splitlines(keepends=True)
+    if tree.body and _is_docstring(tree.body[0]):
+        del lines[: tree.body[0].end_lineno]
+    return STUDENT_DOCSTRING + "\n" + "".join(lines)
+
+
+def _stub_regions(course: Course, file: str, source: str, through: Day | None) -> str:
+    tasks_by_symbol = _tasks_by_symbol(course)
+    regions = _regions(file, source)
+    for symbol, tasks in tasks_by_symbol.items():
+        if symbol.file == file and symbol.name not in [region.name for region in regions]:
+            raise CourseError(
+                f"Task {tasks[0].id} names {symbol.text}, but {file} of the reference has no "
+                f"line `BEGIN SOLUTION {symbol.name}`."
+            )
+    lines = source.splitlines(keepends=True)
+    for region in reversed(regions):
+        symbol = Symbol(f"{file}#{region.name}")
+        if symbol not in tasks_by_symbol:
+            raise CourseError(f"{symbol.text} is marked as a solution, but no task names it.")
+        tasks = tasks_by_symbol[symbol]
+        if not _is_done(tasks[0], through):
+            todo = f"{region.indent}{region.comment} TODO {stub_message(tasks)}\n"
+            lines[region.start : region.end] = [todo]
+    return "".join(lines)
+
+
+def _regions(file: str, source: str) -> list[Region]:
+    """The marked regions of a file, in order; CourseError if the marks do not pair up."""
+    regions: list[Region] = []
+    begin: tuple[int, re.Match[str]] | None = None
+    for index, line in enumerate(source.splitlines()):
+        if match := _BEGIN.match(line):
+            if begin is not None:
+                raise CourseError(f"{file}, line {index + 1}: the region before has no end.")
+            begin = index + 1, match
+        elif _END.match(line):
+            if begin is None:
+                raise CourseError(f"{file}, line {index + 1}: END SOLUTION without a beginning.")
+            start, match = begin
+            regions.append(Region(match["name"], start, index, match["indent"], match["comment"]))
+            begin = None
+    if begin is not None:
+        raise CourseError(f"{file}, line {begin[0]}: BEGIN SOLUTION without an end.")
+    return regions
+
+
+def _is_written(course: Course, symbol: Symbol) -> bool:
+    path = course.student / symbol.file
+    if not path.is_file():
+        return True
+    text = path.read_text(encoding="utf-8")
+    if symbol.is_region:
+        return symbol.name in _written_regions(symbol.file, text)
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return True
+    known = {other.name for other in _tasks_by_symbol(course) if other.file == symbol.file}
+    own = [node for name, node in _functions(tree) if _owner(name, known) == symbol.name]
+    return not own or not all(map(_is_stub, own))
+
+
+def _written_regions(file: str, text: str) -> list[str]:
+    """The regions that hold anything but the TODO line of the skeleton."""
+    lines = text.splitlines()
+    return [
+        region.name
+        for region in _regions(file, text)
+        if region.end - region.start != 1 or " TODO Week " not in lines[region.start]
+    ]
+
+
+def _is_stub(node: Function) -> bool:
+    """Whether a body is nothing but a docstring and `raise NotImplementedError(...)`."""
+    body = [statement for statement in node.body if not _is_docstring(statement)]
+    if len(body) != 1 or not isinstance(body[0], ast.Raise):
+        return False
+    error = body[0].exc
+    name = error.func if isinstance(error, ast.Call) else error
+    return isinstance(name, ast.Name) and name.id == "NotImplementedError"
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _is_done(task: Task, through: Day | None) -> bool:
+    return through is not None and (task.week, task.day) <= (through.week, through.number)
+
+
+def _tasks_by_symbol(course: Course) -> dict[Symbol, tuple[Task, ...]]:
+    tasks: dict[Symbol, tuple[Task, ...]] = {}
+    for task in course.tasks:
+        for symbol in task.symbols:
+            tasks[symbol] = (*tasks.get(symbol, ()), task)
+    return tasks
+
+
+def _normalized(line: str) -> str:
+    return " ".join(line.split())
