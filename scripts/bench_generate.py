@@ -143,7 +143,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def figure(result: dict[str, Any]) -> str:
     """Milliseconds per token against context length, as an SVG that follows the book's theme."""
-    left, right, top, bottom = 52, 392, 34, 214
+    left, right, top, bottom = 46, 338, 34, 214
     engines = by_engine(result)
     longest = max(CONTEXTS)
     highest = max(row["max"] for row in result["milliseconds"])
@@ -157,7 +157,7 @@ def figure(result: dict[str, Any]) -> str:
 
     ratio = [round(rows[-1]["median"] / rows[0]["median"], 1) for rows in engines.values()]
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 420 262" role="img" '
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 360 262" role="img" '
         'font-size="13" fill="currentColor" style="font-family: inherit">',
         "<title>Time per token against context length</title>",
         f"<desc>Without a cache a token at context {longest} takes {ratio[0]} times as long as at "
@@ -176,7 +176,7 @@ def figure(result: dict[str, Any]) -> str:
             f'<text x="{x(c):.1f}" y="{bottom + 18}" text-anchor="middle">{c}</text>'
             for c in CONTEXTS[1:]
         ),
-        f'<text x="{left - 40}" y="16">ms per token</text>',
+        f'<text x="{left - 40}" y="16">milliseconds per token</text>',
         f'<text x="{right}" y="{bottom + 40}" text-anchor="end">tokens in the context</text>',
     ]
     for (name, rows), (color, dash) in zip(engines.items(), ENGINES.values(), strict=True):
@@ -192,10 +192,10 @@ def figure(result: dict[str, Any]) -> str:
                 f'stroke="var({color})"/>'
                 f'<circle cx="{at:.1f}" cy="{y(row["median"]):.1f}" r="3.5" fill="var({color})"/>'
             )
-        label = y(rows[-1]["median"]) - 12 if dash else y(rows[2]["median"]) - 32
+        label = y(rows[-1]["median"]) - 12 if dash else y(rows[3]["median"]) - 12
         parts.append(
-            f'<text x="{right if dash else x(256)}" y="{label:.1f}" fill="var({color})" '
-            f'text-anchor="{"end" if dash else "middle"}">{name}</text>'
+            f'<text x="{right if dash else x(CONTEXTS[3])}" y="{label:.1f}" fill="var({color})" '
+            f'text-anchor="end">{name}</text>'
         )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
