@@ -20,14 +20,15 @@ def wanted_state() -> str:
     return hashlib.sha256(content + str(ROOT).encode()).hexdigest()
 
 
-def main(pdm: str) -> int:
+def main(pdm: list[str]) -> int:
+    """Run `pdm sync` unless the stamp says that it was done; return the exit code."""
     state = wanted_state()
     if STAMP.is_file() and STAMP.read_text() == state:
         return 0
     print("Installing the packages that pdm.lock pins (only needed once) ...", file=sys.stderr)
     environment = os.environ | {"PDM_CHECK_UPDATE": "false"}
     # stdout belongs to the command that was asked for.
-    result = subprocess.run([pdm, "sync"], cwd=ROOT, env=environment, stdout=sys.stderr)
+    result = subprocess.run([*pdm, "sync", "-G", "dev"], cwd=ROOT, env=environment, stdout=sys.stderr)
     if result.returncode != 0:
         print(
             "The packages could not be installed: see PDM's message above, mend that, and run the "
@@ -40,4 +41,4 @@ def main(pdm: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
