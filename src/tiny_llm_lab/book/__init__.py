@@ -1,0 +1,1 @@
+"""The book's build: the mdBook preprocessor, the executed examples, and the strict checks."""
