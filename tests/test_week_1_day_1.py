@@ -1,0 +1,396 @@
+"""Week 1, day 1: softmax, the linear layer, attention, and multi-head attention."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import oracles
+import pytest
+from inputs import float64, normal
+from solution import attention, basics
+from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
+
+HALF_DTYPES = [mx.float16, mx.bfloat16]
+
+# --- Task 1: softmax ------------------------------------------------------------------------
+
+
+def softmax_along(x: mx.array, axis: int) -> np.ndarray:
+    return np.apply_along_axis(oracles.softmax, axis, float64(x))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_task_1_softmax_along_any_axis(axis: int) -> None:
+    """The exponentials are divided by their sum along the given axis, counted from either end."""
+    x = normal(3, 4, 5, seed=1, scale=3.0)
+    assert_close(
+        basics.softmax(x, axis=axis),
+        softmax_along(x, axis),
+        what=f"softmax(x, axis={axis})",
+        reduction=5,
+    )
+
+
+def test_task_1_softmax_of_a_vector() -> None:
+    """A single axis is enough."""
+    x = normal(7, seed=2, scale=3.0)
+    assert_close(
+        basics.softmax(x, axis=0), softmax_along(x, 0), what="softmax(x, axis=0)", reduction=7
+    )
+
+
+def test_task_1_large_scores_do_not_overflow() -> None:
+    """Scores far above 88, where exp() is infinite in float32, give ordinary probabilities."""
+    x = mx.array([[10000.0, 9999.0, 9997.0], [-10000.0, -9999.0, -10001.0], [200.0, 0.0, -200.0]])
+    assert_close(
+        basics.softmax(x, axis=1),
+        softmax_along(x, 1),
+        what="softmax of scores up to 10000 in size, axis=1",
+        reduction=3,
+    )
+
+
+def test_task_1_minus_infinity_gets_probability_zero() -> None:
+    """A score of -inf, which is what a mask makes, gets exactly 0 and spoils nothing else."""
+    x = mx.array([[-mx.inf, 1.0, 2.0], [0.5, -mx.inf, -mx.inf]])
+    actual = basics.softmax(x, axis=-1)
+    assert_close(
+        actual, softmax_along(x, -1), what="softmax(x, axis=-1) with -inf in x", reduction=3
+    )
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_task_1_half_precision(dtype: mx.Dtype) -> None:
+    """The result has the dtype of the input, and the work is done in float32."""
+    x = normal(4, 300, seed=3, scale=2.5, dtype=dtype)
+    expected = softmax_along(x, -1)
+    assert_close(
+        basics.softmax(x, axis=-1),
+        expected,
+        what=f"softmax(x, axis=-1) of a {dtype} array",
+        dtype=dtype,
+        magnitude=expected,
+    )
+
+
+def test_task_1_input_is_left_alone() -> None:
+    """The caller's scores are the same after the call (`x -= ...` would change them)."""
+    x = normal(3, 4, seed=4)
+    before = float64(x)
+    mx.eval(basics.softmax(x, axis=-1))
+    assert_close(x, before, what="x after softmax(x, axis=-1)")
+
+
+# --- Task 2: linear layer -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("outputs", [5, 7])
+def test_task_2_linear(leading: tuple[int, ...], outputs: int) -> None:
+    """Each output is the dot product of the last axis of x with one row of w."""
+    x = normal(*leading, 5, seed=1)
+    w = normal(outputs, 5, seed=2)
+    assert_close(
+        basics.linear(x, w),
+        float64(x) @ float64(w).T,
+        what=f"linear(x, w), x {x.shape}, w {w.shape}",
+        reduction=5,
+    )
+
+
+def test_task_2_bias_is_added_once() -> None:
+    """The bias, one number per output, is added to every row."""
+    x, w, bias = normal(2, 3, 5, seed=1), normal(7, 5, seed=2), normal(7, seed=3)
+    assert_close(
+        basics.linear(x, w, bias),
+        float64(x) @ float64(w).T + float64(bias),
+        what="linear(x, w, bias)",
+        reduction=6,
+    )
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_task_2_half_precision(dtype: mx.Dtype) -> None:
+    """The result has the dtype of x, also when the bias comes in float32."""
+    x, w = normal(2, 3, 5, seed=1, dtype=dtype), normal(7, 5, seed=2, dtype=dtype)
+    bias = normal(7, seed=3)
+    assert_close(
+        basics.linear(x, w, bias),
+        float64(x) @ float64(w).T + float64(bias),
+        what=f"linear(x, w, bias), x and w {dtype}, bias float32",
+        dtype=dtype,
+        reduction=6,
+        magnitude=np.abs(float64(x)) @ np.abs(float64(w)).T + np.abs(float64(bias)),
+    )
+
+
+# --- Task 3: scaled dot-product attention ---------------------------------------------------
+
+L, S, D, D_V = 5, 7, 4, 6
+
+
+def attention_inputs(
+    *leading: int, dtype: mx.Dtype = mx.float32
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Query, key and value whose scores differ enough for the weights to be far from uniform."""
+    return (
+        normal(*leading, L, D, seed=1, scale=1.5, dtype=dtype),
+        normal(*leading, S, D, seed=2, scale=1.5, dtype=dtype),
+        normal(*leading, S, D_V, seed=3, dtype=dtype),
+    )
+
+
+def hide(*hidden: int) -> mx.array:
+    """A mask for `S` keys: -inf for the hidden ones, 0 for the others."""
+    return mx.array([-mx.inf if s in hidden else 0.0 for s in range(S)])
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 2)], ids=str)
+def test_task_3_attention(leading: tuple[int, ...]) -> None:
+    """Every query gets the average of the values, weighted by the softmax of its scores."""
+    query, key, value = attention_inputs(*leading)
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value),
+        oracles.attention(query, key, value),
+        what=f"attention of query {query.shape}, key {key.shape}, value {value.shape}",
+        reduction=D + S,
+    )
+
+
+def test_task_3_agrees_with_mlx() -> None:
+    """MLX's own attention gives the same result."""
+    query, key = normal(2, 3, 5, 8, seed=4), normal(2, 3, 9, 8, seed=5)
+    value, mask = normal(2, 3, 9, 8, seed=6), normal(5, 9, seed=7)
+    expected = mx.fast.scaled_dot_product_attention(
+        query, key, value, scale=8**-0.5, mask=mask, stream=mx.cpu
+    )
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, mask=mask),
+        float64(expected),
+        what="attention, compared with mx.fast.scaled_dot_product_attention",
+        reduction=8 + 9,
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.0])
+def test_task_3_given_scale(scale: float) -> None:
+    """A scale that is given replaces 1 / sqrt(D); with scale 0 all the weights are equal."""
+    query, key, value = attention_inputs(2, 3)
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, scale=scale),
+        oracles.attention(query, key, value, scale=scale),
+        what=f"attention with scale={scale}",
+        reduction=D + S,
+    )
+
+
+def test_task_3_one_query() -> None:
+    """A single query, as in decoding, attends to all the keys."""
+    query, key, value = attention_inputs(2, 3)
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query[:, :, :1], key, value),
+        oracles.attention(query[:, :, :1], key, value),
+        what="attention of a single query",
+        reduction=D + S,
+    )
+
+
+def test_task_3_mask_for_each_query() -> None:
+    """An L x S mask hides other keys from each query, in every batch row and head."""
+    query, key, value = attention_inputs(2, 3)
+    mask = mx.stack([hide(0), hide(1, 2), hide(), hide(3, 5, 6), hide(0, 1, 2, 3, 4, 6)])
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, mask=mask),
+        oracles.attention(query, key, value, mask=mask),
+        what="attention with an L x S mask",
+        reduction=D + S,
+    )
+
+
+def test_task_3_mask_for_each_batch_row() -> None:
+    """A B x 1 x 1 x S mask, which hides the padding of each row, is broadcast to all the heads."""
+    query, key, value = attention_inputs(2, 3)
+    mask = mx.stack([hide(5, 6), hide(0)]).reshape(2, 1, 1, S)
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, mask=mask),
+        oracles.attention(query, key, value, mask=mask),
+        what="attention with a B x 1 x 1 x S mask",
+        reduction=D + S,
+    )
+
+
+def test_task_3_mask_is_added_to_the_scaled_scores() -> None:
+    """A mask with finite numbers shifts the scores, after they are scaled, by these numbers."""
+    query, key, value = attention_inputs(2, 3)
+    mask = normal(2, 3, L, S, seed=8)
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, mask=mask),
+        oracles.attention(query, key, value, mask=mask),
+        what="attention with a mask of finite numbers",
+        reduction=D + S,
+    )
+
+
+def test_task_3_weights_sum_to_one_under_a_mask() -> None:
+    """Masked before the softmax, the weights of the visible keys sum to 1: values of 1 give 1."""
+    query, key, _ = attention_inputs(2, 3)
+    value = mx.ones((2, 3, S, D_V))
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, mask=hide(1, 4)[None]),
+        np.ones((2, 3, L, D_V)),
+        what="attention over values that are all 1, with two keys masked",
+        reduction=S,
+    )
+
+
+def test_task_3_extreme_scores() -> None:
+    """Scores in the thousands neither overflow nor give NaN."""
+    query, key, value = attention_inputs(2, 3)
+    # Whole numbers, so that the scores are exact and ties are resolved alike.
+    query, key = mx.round(40 * query), mx.round(40 * key)
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value),
+        oracles.attention(query, key, value),
+        what="attention with scores in the thousands",
+        reduction=D + S,
+    )
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_task_3_half_precision(dtype: mx.Dtype) -> None:
+    """The result has the dtype of the query, also when the mask comes in float32."""
+    query, key, value = attention_inputs(2, 3, dtype=dtype)
+    mask = hide(0, 3)[None]
+    assert_close(
+        attention.scaled_dot_product_attention_simple(query, key, value, mask=mask),
+        oracles.attention(query, key, value, mask=mask),
+        what=f"attention in {dtype} with a float32 mask",
+        dtype=dtype,
+        reduction=D + S,
+    )
+
+
+def test_task_3_inputs_are_left_alone() -> None:
+    """The caller's query is the same after the call (`query *= ...` would change it)."""
+    query, key, value = attention_inputs(2, 3)
+    before = float64(query)
+    mx.eval(attention.scaled_dot_product_attention_simple(query, key, value))
+    assert_close(query, before, what="query after the call")
+
+
+# --- Task 4: multi-head attention -----------------------------------------------------------
+
+B, H, E = 2, 3, 12
+
+
+def weights(dtype: mx.Dtype = mx.float32) -> dict[str, mx.array]:
+    """The four projections, scaled so that projected vectors are about as long as the input."""
+    return {
+        name: normal(E, E, seed=seed, scale=E**-0.5, dtype=dtype)
+        for seed, name in enumerate(["wq", "wk", "wv", "wo"], start=10)
+    }
+
+
+def hidden_states(dtype: mx.Dtype = mx.float32) -> tuple[mx.array, mx.array, mx.array]:
+    """Three different inputs; there are fewer queries than keys and values."""
+    return (
+        normal(B, L, E, seed=1, scale=2.0, dtype=dtype),
+        normal(B, S, E, seed=2, scale=2.0, dtype=dtype),
+        normal(B, S, E, seed=3, dtype=dtype),
+    )
+
+
+def multi_head_attention(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    weights: dict[str, mx.array],
+    num_heads: int,
+    mask: mx.array | None = None,
+) -> np.ndarray:
+    """The oracle, head by head: head h has rows `h * D .. (h + 1) * D - 1` of wq, wk and wv,
+    and the same columns of wo. Adding up what each head contributes replaces the joining."""
+    wq, wk, wv, wo = (float64(weights[name]) for name in ("wq", "wk", "wv", "wo"))
+    shape = (query.shape[0], num_heads, query.shape[1], key.shape[1])
+    bias = np.broadcast_to(0.0 if mask is None else float64(mask), shape)
+    head_dim = wq.shape[0] // num_heads
+    output = np.zeros((*query.shape[:-1], wo.shape[0]))
+    for h in range(num_heads):
+        rows = slice(h * head_dim, (h + 1) * head_dim)
+        q, k = float64(query) @ wq[rows].T, float64(key) @ wk[rows].T
+        scores = q @ k.swapaxes(1, 2) / np.sqrt(head_dim) + bias[:, h]
+        attended = np.apply_along_axis(oracles.softmax, -1, scores) @ float64(value) @ wv[rows].T
+        output += attended @ wo[:, rows].T
+    return output
+
+
+@pytest.mark.parametrize("num_heads", [3, 2, 1])
+def test_task_4_multi_head_attention(num_heads: int) -> None:
+    """Head h works on slice h of the projections; the joined heads go through wo."""
+    inputs = hidden_states()
+    layer = attention.SimpleMultiHeadAttention(E, num_heads, **weights())
+    assert_close(
+        layer(*inputs),
+        multi_head_attention(*inputs, weights(), num_heads),
+        what=f"multi-head attention, hidden_size={E}, num_heads={num_heads}",
+        reduction=2 * E + S,
+    )
+
+
+def test_task_4_agrees_with_mlx() -> None:
+    """MLX's own layer gives the same result for self-attention."""
+    x = normal(B, L, E, seed=1, scale=2.0)
+    oracle = nn.MultiHeadAttention(E, H)
+    for name, weight in weights().items():
+        projection = {"wq": "query_proj", "wk": "key_proj", "wv": "value_proj", "wo": "out_proj"}
+        oracle[projection[name]].weight = weight
+    layer = attention.SimpleMultiHeadAttention(E, H, **weights())
+    assert_close(
+        layer(x, x, x),
+        float64(oracle(x, x, x)),
+        what="multi-head self-attention, compared with mlx.nn.MultiHeadAttention",
+        reduction=2 * E + L,
+    )
+
+
+MASKS = {
+    "L x S": (L, S),
+    "B x 1 x 1 x S": (B, 1, 1, S),
+    "B x H x L x S": (B, H, L, S),
+}
+
+
+@pytest.mark.parametrize("shape", MASKS)
+def test_task_4_mask(shape: str) -> None:
+    """A mask is broadcast to the scores of every head; each head can have its own."""
+    inputs = hidden_states()
+    mask = mx.where(normal(*MASKS[shape], seed=4) > 0.5, -mx.inf, 0.0)
+    mask[..., 2] = 0.0  # no query without any key
+    layer = attention.SimpleMultiHeadAttention(E, H, **weights())
+    assert_close(
+        layer(*inputs, mask=mask),
+        multi_head_attention(*inputs, weights(), H, mask),
+        what=f"multi-head attention with a mask {shape}",
+        reduction=2 * E + S,
+    )
+
+
+def test_task_4_half_precision() -> None:
+    """The result has the dtype of the query."""
+    inputs = hidden_states(dtype=mx.bfloat16)
+    layer = attention.SimpleMultiHeadAttention(E, H, **weights(dtype=mx.bfloat16))
+    assert_close(
+        layer(*inputs),
+        multi_head_attention(*inputs, weights(dtype=mx.bfloat16), H),
+        what="multi-head attention in bfloat16",
+        dtype=mx.bfloat16,
+        reduction=2 * E + S,
+    )
+
+
+def test_task_4_uneven_heads_are_refused() -> None:
+    """A hidden size that cannot be cut into equal heads raises ValueError."""
+    assert_raises_clearly(
+        ValueError,
+        lambda: attention.SimpleMultiHeadAttention(E, 5, **weights()),
+        what=f"SimpleMultiHeadAttention(hidden_size={E}, num_heads=5, ...)",
+    )

@@ -1,0 +1,215 @@
+"""Week 1, day 4: RMSNorm, SiLU, and the SwiGLU MLP."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import oracles
+import pytest
+from inputs import float64, normal
+from mlx_lm.models import qwen3 as mlx_qwen3
+from solution import basics, layer_norm, qwen3
+from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
+
+HALF_DTYPES = [mx.float16, mx.bfloat16]
+
+# --- Task 1: RMSNorm ------------------------------------------------------------------------
+
+DIM = 7
+
+
+def check_rms_norm(x: mx.array, weight: mx.array, eps: float, what: str) -> None:
+    """Normalize `x` and compare with the oracle, in the dtype of `x`."""
+    expected = oracles.rms_norm(x, weight, eps)
+    assert_close(
+        layer_norm.RMSNorm(x.shape[-1], weight, eps=eps)(x),
+        expected,
+        what=what,
+        dtype=x.dtype,
+        reduction=x.shape[-1] if x.dtype == mx.float32 else 1,
+        magnitude=expected,
+    )
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids=str)
+def test_task_1_rms_norm(leading: tuple[int, ...]) -> None:
+    """Each vector is divided by its root mean square; its mean is not subtracted."""
+    x = normal(*leading, DIM, seed=1, mean=1.0, scale=2.0)
+    weight = normal(DIM, seed=2)
+    check_rms_norm(x, weight, 1e-5, f"RMSNorm({DIM}, weight)(x), x {x.shape}")
+
+
+def test_task_1_agrees_with_mlx() -> None:
+    """MLX's own RMSNorm gives the same result."""
+    x, weight = normal(2, 3, DIM, seed=1, mean=1.0), normal(DIM, seed=2)
+    expected = mx.fast.rms_norm(x, weight, 1e-6)
+    assert_close(
+        layer_norm.RMSNorm(DIM, weight, eps=1e-6)(x),
+        expected,
+        what="RMSNorm, compared with mx.fast.rms_norm",
+        reduction=DIM,
+        magnitude=expected,
+    )
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_task_1_epsilon_is_inside_the_root(eps: float) -> None:
+    """For a vector as small as the root of epsilon, it matters where epsilon is added."""
+    x, weight = normal(3, DIM, seed=1, scale=eps**0.5), normal(DIM, seed=2)
+    check_rms_norm(x, weight, eps, f"RMSNorm({DIM}, weight, eps={eps})(x) with x about sqrt(eps)")
+
+
+def test_task_1_default_epsilon() -> None:
+    """Epsilon is 1e-5 unless another is given."""
+    x, weight = normal(3, DIM, seed=1, scale=1e-3), normal(DIM, seed=2)
+    expected = oracles.rms_norm(x, weight, 1e-5)
+    assert_close(
+        layer_norm.RMSNorm(DIM, weight)(x),
+        expected,
+        what=f"RMSNorm({DIM}, weight)(x) with x about 0.001",
+        reduction=DIM,
+        magnitude=expected,
+    )
+
+
+def test_task_1_zeros_stay_zero() -> None:
+    """Epsilon keeps a vector of zeros from being divided by zero."""
+    x, weight = mx.zeros((2, DIM)), normal(DIM, seed=2)
+    check_rms_norm(x, weight, 1e-5, "RMSNorm of a vector of zeros")
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_task_1_half_precision(dtype: mx.Dtype) -> None:
+    """The result has the dtype of x, also when the weight is in float32."""
+    x = normal(2, 3, 300, seed=1, mean=1.0, dtype=dtype)
+    for weight in (normal(300, seed=2, dtype=dtype), normal(300, seed=2)):
+        check_rms_norm(x, weight, 1e-5, f"RMSNorm of {dtype} with a {weight.dtype} weight")
+
+
+def test_task_1_half_precision_weight() -> None:
+    """The result has the dtype of x, not of the weight."""
+    x, weight = normal(2, 3, DIM, seed=1), normal(DIM, seed=2, dtype=mx.bfloat16)
+    check_rms_norm(x, weight, 1e-5, "RMSNorm of float32 with a bfloat16 weight")
+
+
+def test_task_1_squares_do_not_overflow() -> None:
+    """The square of 300 is beyond float16, so squares and their mean are computed in float32."""
+    x, weight = normal(3, 64, seed=1, scale=1000.0, dtype=mx.float16), normal(64, seed=2)
+    check_rms_norm(x, weight, 1e-5, "RMSNorm of float16 numbers of about 1000")
+
+
+def test_task_1_input_is_left_alone() -> None:
+    """The caller's x is the same after the call (`x *= ...` would change it)."""
+    x, weight = normal(3, DIM, seed=1), normal(DIM, seed=2)
+    before = float64(x)
+    mx.eval(layer_norm.RMSNorm(DIM, weight)(x))
+    assert_close(x, before, what="x after the call")
+
+
+@pytest.mark.parametrize("shape", [(DIM + 1,), (1,), (1, DIM)], ids=str)
+def test_task_1_other_weight_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    """A weight that is not a vector of `dim` numbers raises ValueError."""
+    assert_raises_clearly(
+        ValueError,
+        lambda: layer_norm.RMSNorm(DIM, normal(*shape, seed=2)),
+        what=f"RMSNorm({DIM}, weight) with a weight of shape {shape}",
+    )
+
+
+# --- Task 2: SiLU ---------------------------------------------------------------------------
+
+
+def test_task_2_silu() -> None:
+    """Every element is multiplied by its sigmoid."""
+    x = normal(2, 3, 5, seed=1, scale=3.0)
+    assert_close(basics.silu(x), oracles.silu(float64(x)), what="silu(x)")
+
+
+def test_task_2_agrees_with_mlx() -> None:
+    """MLX's own SiLU gives the same result."""
+    x = normal(5, seed=2, scale=2.0)
+    assert_close(basics.silu(x), nn.silu(x), what="silu(x), compared with mlx.nn.silu")
+
+
+def test_task_2_extremes() -> None:
+    """Large numbers stay as they are, large negative ones become 0, and none becomes NaN."""
+    x = mx.array([-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4])
+    assert_close(basics.silu(x), oracles.silu(float64(x)), what=f"silu({x.tolist()})", magnitude=x)
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_task_2_half_precision(dtype: mx.Dtype) -> None:
+    """The result has the dtype of x."""
+    x = mx.concatenate([normal(50, seed=1, scale=3.0), mx.array([-1e4, -20.0, 20.0, 1e4])])
+    x = x.astype(dtype)
+    assert_close(
+        basics.silu(x), oracles.silu(float64(x)), what=f"silu of {dtype}", dtype=dtype, magnitude=x
+    )
+
+
+# --- Task 3: the SwiGLU MLP -----------------------------------------------------------------
+
+E, F = 6, 10
+
+
+def weights(dtype: mx.Dtype = mx.float32) -> dict[str, mx.array]:
+    """The three projections."""
+    return {
+        "w_gate": normal(F, E, seed=10, dtype=dtype),
+        "w_up": normal(F, E, seed=11, dtype=dtype),
+        "w_down": normal(E, F, seed=12, dtype=dtype),
+    }
+
+
+def check_mlp(x: mx.array, weights: dict[str, mx.array], what: str) -> None:
+    """Apply the MLP and compare with the oracle, in the dtype of `x`."""
+    gate, up, down = (float64(weights[name]) for name in ("w_gate", "w_up", "w_down"))
+    hidden = oracles.silu(float64(x) @ gate.T) * (float64(x) @ up.T)
+    sizes = (np.abs(float64(x)) @ np.abs(gate).T) * (np.abs(float64(x)) @ np.abs(up).T)
+    assert_close(
+        qwen3.Qwen3MLP(E, F, **weights)(x),
+        hidden @ down.T,
+        what=what,
+        dtype=x.dtype,
+        reduction=E + F,
+        magnitude=sizes @ np.abs(down).T,
+    )
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids=str)
+def test_task_3_mlp(leading: tuple[int, ...]) -> None:
+    """SiLU goes on the gate, its product with up goes through down."""
+    x = normal(*leading, E, seed=1)
+    check_mlp(x, weights(), f"Qwen3MLP({E}, {F}, ...)(x), x {x.shape}")
+
+
+def test_task_3_agrees_with_mlx_lm() -> None:
+    """The MLP of mlx-lm's Qwen3 gives the same result."""
+    x = normal(2, 3, E, seed=1)
+    oracle = mlx_qwen3.MLP(E, F)
+    oracle.gate_proj.weight = weights()["w_gate"]
+    oracle.up_proj.weight = weights()["w_up"]
+    oracle.down_proj.weight = weights()["w_down"]
+    assert_close(
+        qwen3.Qwen3MLP(E, F, **weights())(x),
+        oracle(x),
+        what="Qwen3MLP, compared with the MLP of mlx_lm.models.qwen3",
+        reduction=E + F,
+        magnitude=10.0,
+    )
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_task_3_half_precision(dtype: mx.Dtype) -> None:
+    """The result has the dtype of x."""
+    check_mlp(normal(2, 3, E, seed=1, dtype=dtype), weights(dtype), f"Qwen3MLP in {dtype}")
+
+
+@pytest.mark.parametrize("name", ["w_gate", "w_up", "w_down"])
+def test_task_3_other_weight_shapes_are_refused(name: str) -> None:
+    """A weight that is transposed raises ValueError when the MLP is made, not when it is used."""
+    wrong = weights() | {name: weights()[name].T}
+    assert_raises_clearly(
+        ValueError,
+        lambda: qwen3.Qwen3MLP(E, F, **wrong),
+        what=f"Qwen3MLP({E}, {F}, ...) with {name} transposed",
+    )
