@@ -46,7 +46,10 @@ def load_model(name: str) -> tuple[Any, Any]:
     check_model_folder(folder)
     # Here and not above: importing mlx_lm takes seconds, which a wrong name need not cost.
     from mlx_lm.utils import load
+    from transformers.utils import logging
 
+    # What it warns of, such as a prompt beyond the context, is an error of ours.
+    logging.set_verbosity_error()
     try:
         model, tokenizer = load(str(folder))[:2]
     except (ValueError, OSError, KeyError, TypeError) as error:
