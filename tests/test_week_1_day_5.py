@@ -1,0 +1,624 @@
+"""Week 1, day 5: embedding, attention with QK-norm, transformer block, and the Qwen3 model."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from inputs import float64, normal
+from oracle_models import chat, continue_greedily, ledger_question, random_model, tiny
+from solution import embedding, qwen3
+from tiny_llm_lab.course.checks import (
+    assert_close,
+    assert_raises_clearly,
+    assert_tokens_equal,
+)
+
+# --- Task 1: embedding and output head -------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 1, 4)], ids=str)
+def test_task_1_lookup_at_any_shape(shape: tuple[int, ...]) -> None:
+    """Ids of any shape get one more axis, which holds each id's row of the table."""
+    table = normal(11, 6, seed=1)
+    ids = np.random.default_rng(2).integers(0, 11, shape)
+    assert_close(
+        embedding.Embedding(11, 6, table)(mx.array(ids, mx.int32)),
+        float64(table)[ids],
+        what=f"Embedding(11, 6, weight)(x), x of shape {shape}",
+    )
+
+
+def test_task_1_lookup_reaches_both_ends_of_the_table() -> None:
+    """The first id is the first row, the last id the last row, and an id may come twice."""
+    table = normal(11, 6, seed=3)
+    assert_close(
+        embedding.Embedding(11, 6, table)(mx.array([0, 10, 10, 1, 0])),
+        float64(table)[[0, 10, 10, 1, 0]],
+        what="Embedding(11, 6, weight)([0, 10, 10, 1, 0])",
+    )
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_task_1_lookup_has_the_dtype_of_the_table(dtype: mx.Dtype) -> None:
+    """Looking up copies rows: nothing is rounded or widened."""
+    table = normal(11, 6, seed=4, dtype=dtype)
+    assert_close(
+        embedding.Embedding(11, 6, table)(mx.array([[7, 2, 9]])),
+        float64(table)[[[7, 2, 9]]],
+        what=f"Embedding(11, 6, weight)([[7, 2, 9]]) with a table in {dtype}",
+        dtype=dtype,
+    )
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6), (2, 1, 3, 6)], ids=str)
+def test_task_1_as_linear_scores_every_row(shape: tuple[int, ...]) -> None:
+    """A logit is the dot product of a vector with one row of the table."""
+    table, x = normal(11, 6, seed=5), normal(*shape, seed=6)
+    assert_close(
+        embedding.Embedding(11, 6, table).as_linear(x),
+        float64(x) @ float64(table).T,
+        what=f"Embedding(11, 6, weight).as_linear(x), x of shape {shape}",
+        reduction=6,
+        magnitude=np.abs(float64(x)) @ np.abs(float64(table)).T,
+    )
+
+
+def test_task_1_as_linear_of_a_square_table() -> None:
+    """With as many tokens as features no shape tells the rows from the columns."""
+    table, x = normal(7, 7, seed=7), normal(2, 3, 7, seed=8)
+    assert_close(
+        embedding.Embedding(7, 7, table).as_linear(x),
+        float64(x) @ float64(table).T,
+        what="Embedding(7, 7, weight).as_linear(x)",
+        reduction=7,
+        magnitude=np.abs(float64(x)) @ np.abs(float64(table)).T,
+    )
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32], ids=str)
+def test_task_1_as_linear_has_the_dtype_of_its_input(dtype: mx.Dtype) -> None:
+    """The logits have the dtype of `x`, here with a table in float32."""
+    table, x = normal(11, 6, seed=9), normal(2, 3, 6, seed=10, dtype=dtype)
+    assert_close(
+        embedding.Embedding(11, 6, table).as_linear(x),
+        float64(x) @ float64(table).T,
+        what=f"Embedding(11, 6, weight).as_linear(x), x in {dtype}",
+        dtype=dtype,
+        reduction=6,
+        magnitude=np.abs(float64(x)) @ np.abs(float64(table)).T,
+    )
+
+
+@pytest.mark.parametrize("shape", [(6, 11), (11, 5), (10, 6), (66,)], ids=str)
+def test_task_1_a_table_of_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
+    """A table that is not `vocab_size x embedding_dim` is refused when it is handed over."""
+    assert_raises_clearly(
+        ValueError,
+        lambda: embedding.Embedding(11, 6, mx.zeros(shape)),
+        what=f"Embedding(11, 6, weight), weight of shape {shape},",
+    )
+
+
+# --- Task 2: attention with QK-norm ----------------------------------------------------------
+
+HEADS = [
+    pytest.param({"heads": 6, "kv_heads": 2, "head_dim": 8}, id="3-queries-per-key"),
+    pytest.param({"heads": 3, "kv_heads": 1, "head_dim": 10}, id="one-key-head"),
+    pytest.param({"heads": 5, "kv_heads": 5, "head_dim": 4}, id="a-key-per-query"),
+    pytest.param({"heads": 4, "kv_heads": 2, "head_dim": 6}, id="H*D-equals-E"),
+]
+
+
+def attention_of(model: Any, **options: Any) -> Any:
+    """The student's attention, with the weights of the first layer of an mlx-lm model."""
+    args, attention = model.args, model.layers[0].self_attn
+    return qwen3.Qwen3MultiHeadAttention(
+        hidden_size=args.hidden_size,
+        num_heads=args.num_attention_heads,
+        num_kv_heads=args.num_key_value_heads,
+        head_dim=args.head_dim,
+        wq=attention.q_proj.weight,
+        wk=attention.k_proj.weight,
+        wv=attention.v_proj.weight,
+        wo=attention.o_proj.weight,
+        q_norm=attention.q_norm.weight,
+        k_norm=attention.k_norm.weight,
+        **options,
+    )
+
+
+def assert_matches(
+    actual: Any, expected: mx.array, model: Any, *, what: str, dtype: mx.Dtype = mx.float32
+) -> None:
+    """Compare with mlx-lm's result, allowing for the rounding of so long a computation, in both."""
+    args = model.args
+    joined = args.num_attention_heads * args.head_dim
+    terms = args.num_hidden_layers * (2 * args.hidden_size + joined + args.intermediate_size)
+    if dtype == mx.float32:
+        terms *= 16  # still a tolerance of one in ten thousand, where mistakes are percents
+    assert_close(actual, expected, what=what, dtype=dtype, reduction=terms)
+
+
+def random_mask(*shape: int, seed: int) -> mx.array:
+    """A mask with finite penalties and rewards, and `-inf` in places off the diagonal."""
+    penalties = normal(*shape, seed=seed, scale=2.0)
+    forbidden = normal(*shape, seed=seed + 1) > 0.8
+    return mx.where(forbidden & ~mx.eye(shape[-1], dtype=mx.bool_), -mx.inf, penalties)
+
+
+@pytest.mark.parametrize("sizes", HEADS)
+def test_task_2_matches_mlx_lm(sizes: dict[str, int]) -> None:
+    """The whole attention, as mlx-lm's Qwen3 computes it."""
+    model = random_model(seed=100, **sizes)
+    x = normal(2, 7, 24, seed=101)
+    assert_matches(
+        attention_of(model)(x, mask="causal"),
+        model.layers[0].self_attn(x, "causal"),
+        model,
+        what='Qwen3MultiHeadAttention(...)(x, mask="causal")',
+    )
+
+
+def test_task_2_one_token_per_row() -> None:
+    """A single token attends to itself; every row of the batch on its own."""
+    model = random_model(seed=110)
+    x = normal(3, 1, 24, seed=111)
+    assert_matches(
+        attention_of(model)(x, mask="causal"),
+        model.layers[0].self_attn(x),
+        model,
+        what='Qwen3MultiHeadAttention(...)(x, mask="causal") of one token',
+    )
+
+
+def test_task_2_without_a_mask_every_token_is_seen() -> None:
+    """`mask=None` (the default) lets every token attend to every other."""
+    model = random_model(seed=120)
+    x = normal(2, 7, 24, seed=121)
+    assert_matches(
+        attention_of(model)(x),
+        model.layers[0].self_attn(x),
+        model,
+        what="Qwen3MultiHeadAttention(...)(x) without a mask",
+    )
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (2, 1, 7, 7), (2, 6, 7, 7)], ids=str)
+def test_task_2_a_mask_array_is_added_to_the_scores(shape: tuple[int, ...]) -> None:
+    """A mask may be an array, for all heads or one for each head of each row."""
+    model = random_model(seed=130)
+    x, mask = normal(2, 7, 24, seed=131), random_mask(*shape, seed=132)
+    assert_matches(
+        attention_of(model)(x, mask=mask),
+        model.layers[0].self_attn(x, mask),
+        model,
+        what=f"Qwen3MultiHeadAttention(...)(x, mask=mask), mask of shape {shape}",
+    )
+
+
+def test_task_2_epsilon_of_the_head_norms() -> None:
+    """`rms_norm_eps` is the epsilon of the norms of queries and keys."""
+    model = random_model(seed=140, eps=0.7)
+    x = normal(2, 5, 24, seed=141)
+    assert_matches(
+        attention_of(model, rms_norm_eps=0.7)(x, mask="causal"),
+        model.layers[0].self_attn(x, "causal"),
+        model,
+        what="Qwen3MultiHeadAttention(..., rms_norm_eps=0.7)(x)",
+    )
+
+
+def test_task_2_base_of_rope() -> None:
+    """`theta` is the base of RoPE's frequencies."""
+    model = random_model(seed=150, theta=30.0)
+    x = normal(2, 9, 24, seed=151)
+    assert_matches(
+        attention_of(model, theta=30.0)(x, mask="causal"),
+        model.layers[0].self_attn(x, "causal"),
+        model,
+        what="Qwen3MultiHeadAttention(..., theta=30)(x)",
+    )
+
+
+def test_task_2_only_distances_count() -> None:
+    """Queries and keys are rotated from the same offset, so that moving both changes nothing."""
+    model = random_model(seed=160, theta=100.0)
+    x = normal(2, 6, 24, seed=161)
+    assert_matches(
+        attention_of(model, theta=100.0)(x, offset=9, mask="causal"),
+        model.layers[0].self_attn(x, "causal"),
+        model,
+        what="Qwen3MultiHeadAttention(...)(x, offset=9), which has to equal the one at offset 0",
+    )
+
+
+def test_task_2_offset_and_max_seq_len_reach_rope() -> None:
+    """Tokens beyond position `max_seq_len - 1` are an error, and those before it are not."""
+    attention = attention_of(random_model(seed=170), max_seq_len=12)
+    x = normal(1, 5, 24, seed=171)
+    mx.eval(attention(x, offset=7))
+    assert_raises_clearly(
+        ValueError,
+        lambda: mx.eval(attention(x, offset=8)),
+        what="Qwen3MultiHeadAttention(..., max_seq_len=12)(x, offset=8) of 5 tokens",
+    )
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_task_2_keeps_the_dtype(dtype: mx.Dtype) -> None:
+    """The output has the dtype of `x`."""
+    model = random_model(seed=180)
+    x = normal(2, 5, 24, seed=181, dtype=dtype)
+    expected = model.layers[0].self_attn(x.astype(mx.float32), "causal")
+    assert_matches(
+        attention_of(model)(x, mask="causal"),
+        expected,
+        model,
+        what=f"Qwen3MultiHeadAttention(...)(x) in {dtype}",
+        dtype=dtype,
+    )
+
+
+@pytest.mark.parametrize("heads", [(6, 4), (3, 2), (2, 4)], ids=str)
+def test_task_2_heads_that_cannot_be_shared_evenly_are_an_error(heads: tuple[int, int]) -> None:
+    """`num_heads` has to be a multiple of `num_kv_heads`, and the constructor says so."""
+    H_q, H_kv = heads
+    assert_raises_clearly(
+        ValueError,
+        lambda: qwen3.Qwen3MultiHeadAttention(
+            hidden_size=24,
+            num_heads=H_q,
+            num_kv_heads=H_kv,
+            head_dim=8,
+            wq=mx.zeros((H_q * 8, 24)),
+            wk=mx.zeros((H_kv * 8, 24)),
+            wv=mx.zeros((H_kv * 8, 24)),
+            wo=mx.zeros((24, H_q * 8)),
+            q_norm=mx.ones(8),
+            k_norm=mx.ones(8),
+        ),
+        what=f"Qwen3MultiHeadAttention(num_heads={H_q}, num_kv_heads={H_kv}, ...)",
+    )
+
+
+# --- Task 3: the transformer block -----------------------------------------------------------
+
+
+def block_of(model: Any, **options: Any) -> Any:
+    """The student's block, with the weights of the first layer of an mlx-lm model."""
+    args, layer = model.args, model.layers[0]
+    return qwen3.Qwen3TransformerBlock(
+        num_attention_heads=args.num_attention_heads,
+        num_kv_heads=args.num_key_value_heads,
+        hidden_size=args.hidden_size,
+        head_dim=args.head_dim,
+        intermediate_size=args.intermediate_size,
+        rms_norm_eps=args.rms_norm_eps,
+        wq=layer.self_attn.q_proj.weight,
+        wk=layer.self_attn.k_proj.weight,
+        wv=layer.self_attn.v_proj.weight,
+        wo=layer.self_attn.o_proj.weight,
+        q_norm=layer.self_attn.q_norm.weight,
+        k_norm=layer.self_attn.k_norm.weight,
+        w_gate=layer.mlp.gate_proj.weight,
+        w_up=layer.mlp.up_proj.weight,
+        w_down=layer.mlp.down_proj.weight,
+        w_input_layernorm=layer.input_layernorm.weight,
+        w_post_attention_layernorm=layer.post_attention_layernorm.weight,
+        **options,
+    )
+
+
+def silence(layer: Any) -> None:
+    """Make an mlx-lm layer give 0 whatever comes in."""
+    layer.weight = mx.zeros_like(layer.weight)
+
+
+def test_task_3_what_comes_in_goes_through() -> None:
+    """If attention and MLP add nothing, the block hands on its input: the residual stream."""
+    model = random_model(seed=200)
+    silence(model.layers[0].self_attn.o_proj)
+    silence(model.layers[0].mlp.down_proj)
+    x = normal(2, 5, 24, seed=201, scale=3.0)
+    assert_close(
+        block_of(model)(x, mask="causal"),
+        x,
+        what="Qwen3TransformerBlock(...)(x) with wo and w_down zero, which has to equal x",
+    )
+
+
+def test_task_3_the_attention_half() -> None:
+    """Without the MLP: `x + attention(input_layernorm(x))`."""
+    model = random_model(seed=210)
+    silence(model.layers[0].mlp.down_proj)
+    x = normal(2, 5, 24, seed=211, scale=3.0)
+    assert_matches(
+        block_of(model)(x, mask="causal"),
+        model.layers[0](x, "causal"),
+        model,
+        what="Qwen3TransformerBlock(...)(x) with w_down zero: x + attention(input_layernorm(x))",
+    )
+
+
+def test_task_3_the_mlp_half() -> None:
+    """Without the attention: `x + mlp(post_attention_layernorm(x))`."""
+    model = random_model(seed=220)
+    silence(model.layers[0].self_attn.o_proj)
+    x = normal(2, 5, 24, seed=221, scale=3.0)
+    assert_matches(
+        block_of(model)(x, mask="causal"),
+        model.layers[0](x, "causal"),
+        model,
+        what="Qwen3TransformerBlock(...)(x) with wo zero: x + mlp(post_attention_layernorm(x))",
+    )
+
+
+@pytest.mark.parametrize("sizes", HEADS)
+def test_task_3_matches_mlx_lm(sizes: dict[str, int]) -> None:
+    """The whole block, as mlx-lm's Qwen3 computes it: the MLP works on what attention added to."""
+    model = random_model(seed=230, **sizes)
+    x = normal(2, 7, 24, seed=231)
+    assert_matches(
+        block_of(model)(x, mask="causal"),
+        model.layers[0](x, "causal"),
+        model,
+        what='Qwen3TransformerBlock(...)(x, mask="causal")',
+    )
+
+
+def test_task_3_epsilon_of_all_norms() -> None:
+    """`rms_norm_eps` is the epsilon of the block's norms and of those of queries and keys."""
+    model = random_model(seed=240, eps=0.7)
+    x = normal(2, 5, 24, seed=241)
+    assert_matches(
+        block_of(model)(x, mask="causal"),
+        model.layers[0](x, "causal"),
+        model,
+        what="Qwen3TransformerBlock(..., rms_norm_eps=0.7)(x)",
+    )
+
+
+def test_task_3_base_of_rope() -> None:
+    """`theta` reaches the attention."""
+    model = random_model(seed=250, theta=30.0)
+    x = normal(2, 9, 24, seed=251)
+    assert_matches(
+        block_of(model, theta=30.0)(x, mask="causal"),
+        model.layers[0](x, "causal"),
+        model,
+        what="Qwen3TransformerBlock(..., theta=30)(x)",
+    )
+
+
+def test_task_3_the_mask_reaches_the_attention() -> None:
+    """The block uses the mask it is given: an array, or none."""
+    model = random_model(seed=260)
+    x, mask = normal(2, 7, 24, seed=261), random_mask(7, 7, seed=262)
+    for given in (mask, None):
+        assert_matches(
+            block_of(model)(x, mask=given),
+            model.layers[0](x, given),
+            model,
+            what=f"Qwen3TransformerBlock(...)(x, mask={'None' if given is None else 'an array'})",
+        )
+
+
+def test_task_3_offset_and_max_seq_len_reach_the_attention() -> None:
+    """Tokens beyond position `max_seq_len - 1` are an error, and those before it are not."""
+    block = block_of(random_model(seed=270), max_seq_len=12)
+    x = normal(1, 5, 24, seed=271)
+    mx.eval(block(x, offset=7))
+    assert_raises_clearly(
+        ValueError,
+        lambda: mx.eval(block(x, offset=8)),
+        what="Qwen3TransformerBlock(..., max_seq_len=12)(x, offset=8) of 5 tokens",
+    )
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_task_3_keeps_the_dtype(dtype: mx.Dtype) -> None:
+    """The output has the dtype of `x`."""
+    model = random_model(seed=280)
+    x = normal(2, 5, 24, seed=281, dtype=dtype)
+    assert_matches(
+        block_of(model)(x, mask="causal"),
+        model.layers[0](x.astype(mx.float32), "causal"),
+        model,
+        what=f"Qwen3TransformerBlock(...)(x) in {dtype}",
+        dtype=dtype,
+    )
+
+
+# --- Task 4: the whole model -----------------------------------------------------------------
+
+MODELS = [
+    pytest.param({"layers": 1}, id="one-layer"),
+    pytest.param({"layers": 3}, id="tied-head"),
+    pytest.param({"layers": 3, "tied": False}, id="head-of-its-own"),
+    pytest.param({"layers": 2, "heads": 5, "kv_heads": 5, "head_dim": 4}, id="a-key-per-query"),
+    pytest.param({"layers": 2, "heads": 3, "kv_heads": 1, "head_dim": 10}, id="one-key-head"),
+]
+
+
+def tokens(*shape: int, vocab_size: int, seed: int) -> mx.array:
+    """Random token ids."""
+    return mx.array(np.random.default_rng(seed).integers(0, vocab_size, shape), mx.int32)
+
+
+@pytest.mark.parametrize("sizes", MODELS)
+def test_task_4_matches_mlx_lm(sizes: dict[str, int]) -> None:
+    """The logits of every position are those of mlx-lm's Qwen3."""
+    model = random_model(seed=300, **sizes)
+    inputs = tokens(2, 9, vocab_size=37, seed=301)
+    assert_matches(
+        qwen3.Qwen3Model(model)(inputs),
+        model(inputs),
+        model,
+        what="Qwen3Model(mlx_model)(inputs)",
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (3, 1)], ids=str)
+def test_task_4_any_batch_and_length(shape: tuple[int, ...]) -> None:
+    """One row or many, one token or many: logits are `B x L x vocab_size`."""
+    model = random_model(seed=310, layers=2)
+    inputs = tokens(*shape, vocab_size=37, seed=311)
+    assert_matches(
+        qwen3.Qwen3Model(model)(inputs),
+        model(inputs),
+        model,
+        what=f"Qwen3Model(mlx_model)(inputs), inputs of shape {shape}",
+    )
+
+
+@pytest.mark.parametrize("bits, tied", [(4, True), (4, False), (8, True)])
+def test_task_4_takes_over_quantized_weights(bits: int, tied: bool) -> None:
+    """A quantized checkpoint is dequantized as its own group size and bits say."""
+    model = random_model(
+        seed=320,
+        bits=bits,
+        tied=tied,
+        layers=2,
+        vocab_size=70,
+        hidden_size=64,
+        head_dim=16,
+        intermediate_size=128,
+    )
+    inputs = tokens(2, 6, vocab_size=70, seed=321)
+    assert_matches(
+        qwen3.Qwen3Model(model)(inputs),
+        model(inputs),
+        model,
+        what=f"Qwen3Model(mlx_model)(inputs) of a {bits}-bit checkpoint",
+    )
+
+
+def test_task_4_epsilon_of_the_config() -> None:
+    """`args.rms_norm_eps` is the epsilon of every norm, the last one too."""
+    model = random_model(seed=330, layers=2, eps=0.7)
+    inputs = tokens(2, 6, vocab_size=37, seed=331)
+    assert_matches(
+        qwen3.Qwen3Model(model)(inputs),
+        model(inputs),
+        model,
+        what="Qwen3Model(mlx_model)(inputs) with args.rms_norm_eps = 0.7",
+    )
+
+
+def test_task_4_base_of_rope_of_the_config() -> None:
+    """`args.rope_theta` is the base of RoPE's frequencies in every layer."""
+    model = random_model(seed=340, layers=2, theta=30.0)
+    inputs = tokens(2, 9, vocab_size=37, seed=341)
+    assert_matches(
+        qwen3.Qwen3Model(model)(inputs),
+        model(inputs),
+        model,
+        what="Qwen3Model(mlx_model)(inputs) with args.rope_theta = 30",
+    )
+
+
+def test_task_4_a_later_token_changes_nothing_before_it() -> None:
+    """Causality: a prediction depends on the tokens up to its position, on no later one."""
+    model = random_model(seed=350, layers=2)
+    inputs = tokens(1, 8, vocab_size=37, seed=351)
+    changed = mx.where(mx.arange(8) < 5, inputs, (inputs + 1) % 37)
+    student = qwen3.Qwen3Model(model)
+    before = student(inputs)
+    assert_matches(
+        student(changed)[:, :5],
+        before[:, :5],
+        model,
+        what="the logits of positions 0 to 4 after another choice of tokens 5 to 7",
+    )
+
+
+def test_task_4_offset_reaches_every_layer() -> None:
+    """Tokens beyond the config's positions are an error, and those before them are not."""
+    model = random_model(seed=360, layers=2, positions=12)
+    student = qwen3.Qwen3Model(model)
+    inputs = tokens(1, 5, vocab_size=37, seed=361)
+    assert_matches(
+        student(inputs, offset=7),
+        model(inputs),
+        model,
+        what="Qwen3Model(mlx_model)(inputs, offset=7), which has to equal the one at offset 0",
+    )
+    assert_raises_clearly(
+        ValueError,
+        lambda: mx.eval(student(inputs, offset=8)),
+        what="Qwen3Model(mlx_model)(inputs, offset=8) of 5 tokens, with 12 positions,",
+    )
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_task_4_has_the_dtype_of_the_weights(dtype: mx.Dtype) -> None:
+    """A checkpoint in half precision gives logits in half precision."""
+    model = random_model(seed=370, layers=2, dtype=dtype)
+    inputs = tokens(2, 6, vocab_size=37, seed=371)
+    student = qwen3.Qwen3Model(model)
+    model.set_dtype(mx.float32)
+    assert_matches(
+        student(inputs),
+        model(inputs),
+        model,
+        what=f"Qwen3Model(mlx_model)(inputs) with weights in {dtype}",
+        dtype=dtype,
+    )
+
+
+def prompts_of_many_lengths() -> list[list[int]]:
+    """More than 20 prompts for the embedded model, from one token to several hundred."""
+    _, tokenizer = tiny()
+    messages = [
+        "Hello!",
+        "Count from 3 to 9.",
+        "Count from 17 to 21.",
+        "What is 3 + 4?",
+        "What is 12 - 5?",
+        "Repeat: river stone bread",
+        "Say backwards: fox oak lamp",
+        "Tell me a story.",
+        "What is the capital of France?",
+        *(ledger_question(lines) for lines in (1, 2, 3, 5, 8, 12, 20, 60)),
+    ]
+    prompts = [tokenizer.encode(chat(tokenizer, m), add_special_tokens=False) for m in messages]
+    return [prompts[9][:n] for n in (1, 2, 5, 9, 14)] + prompts
+
+
+def test_task_4_the_embedded_model_gives_the_logits_of_mlx_lm() -> None:
+    """A trained, quantized model: logits of mlx-lm within the tolerance, at every position."""
+    model, _ = tiny()
+    prompts = prompts_of_many_lengths()
+    student = qwen3.Qwen3Model(model)
+    for prompt in (prompts[3], prompts[8], prompts[-3]):
+        inputs = mx.array([prompt])
+        assert_matches(
+            student(inputs),
+            model(inputs),
+            model,
+            what=f"Qwen3Model(embedded model)(a prompt of {len(prompt)} tokens)",
+        )
+
+
+def test_task_4_the_embedded_model_picks_the_tokens_of_mlx_lm() -> None:
+    """Greedy decoding gives mlx-lm's tokens, on prompts of 1 to several hundred tokens."""
+    model, _ = tiny()
+    student = qwen3.Qwen3Model(model)
+    steps = 6
+    compared = 0
+    for prompt in prompts_of_many_lengths():
+        expected, leads = continue_greedily(model, prompt, steps)
+        # The logits at the prompt's last position predict the first new token, and so on: one
+        # pass over prompt and continuation checks all steps.
+        logits = student(mx.array([prompt + expected[:-1]]))
+        picked = mx.argmax(logits[0, len(prompt) - 1 :], axis=-1).tolist()
+        # Where two tokens are as good as equal, either one is right.
+        clear = [lead > 0.01 for lead in leads]
+        compared += sum(clear)
+        assert_tokens_equal(
+            picked,
+            [e if c else p for e, p, c in zip(expected, picked, clear, strict=True)],
+            what=f"greedy decoding after a prompt of {len(prompt)} tokens",
+        )
+    assert compared >= 100, "the prompts are a bad choice: the model hardly prefers any token"
