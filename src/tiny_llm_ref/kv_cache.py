@@ -186,6 +186,15 @@ class BatchingKvCache(TinyKvCache):
         if 2 * self._rows * self._longest <= rows * columns:
             self._relocate(self._rows, self._longest)
 
+    def extract(self, id: int, length: int) -> TinyKvFullCache:
+        """A copy of the first `length` tokens of a slot, as a cache of its own."""
+        self._check_slot(id)
+        start = self._end - self.lengths[id]
+        keys, values = (b[id : id + 1, :, start : start + length] for b in self._buffers)
+        cache = TinyKvFullCache()
+        cache.update_and_fetch(keys, values)
+        return cache
+
     def move_request(self, source: int, target: int) -> None:
         """Move a request to another, empty slot, to keep the taken slots together.
 

@@ -13,6 +13,7 @@ from tiny_llm_lab.models import dense_weight
 from .attention import scaled_dot_product_attention_grouped
 from .basics import linear, silu
 from .embedding import Embedding
+from .kv_cache import TinyKvFullCache
 from .layer_norm import RMSNorm
 from .positional_encoding import RoPE
 
@@ -113,7 +114,7 @@ class Qwen3MultiHeadAttention:
     def __call__(
         self,
         x: mx.array,
-        offset: int = 0,
+        offset: int | list[int] | mx.array = 0,
         cache: Any | None = None,
         mask: mx.array | str | None = None,
     ) -> mx.array:
@@ -205,7 +206,7 @@ class Qwen3TransformerBlock:
     def __call__(
         self,
         x: mx.array,
-        offset: int = 0,
+        offset: int | list[int] | mx.array = 0,
         cache: Any | None = None,
         mask: mx.array | str | None = None,
     ) -> mx.array:
@@ -265,8 +266,12 @@ class Qwen3Model:
         self.norm = RMSNorm(args.hidden_size, inner.norm.weight, args.rms_norm_eps)
         self.w_lm_head = None if args.tie_word_embeddings else dense_weight(mlx_model.lm_head)
 
+    def create_kv_cache(self) -> list[TinyKvFullCache]:
+        """One empty KV cache per layer."""
+        return [TinyKvFullCache() for _ in self.layers]
+
     def __call__(
-        self, inputs: mx.array, offset: int = 0, cache: Sequence[Any] | None = None
+        self, inputs: mx.array, offset: int | list[int] | mx.array = 0, cache: Sequence[Any] | None = None
     ) -> mx.array:
         """Predict, at every position, the token that comes next.
 
