@@ -67,7 +67,7 @@ def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
             is neither a task's symbol nor given.
     """
     sources = read_package(course.reference)
-    for symbol, tasks in _tasks_by_symbol(course).items():
+    for symbol, tasks in course.tasks_by_symbol.items():
         if symbol.file not in sources:
             raise CourseError(
                 f"Task {tasks[0].id} names the symbol {symbol.text}, "
@@ -212,7 +212,7 @@ def definitions(course: Course, file: str, tree: ast.Module) -> list[Definition]
     """
     tasks_of = {
         symbol.name: tasks
-        for symbol, tasks in _tasks_by_symbol(course).items()
+        for symbol, tasks in course.tasks_by_symbol.items()
         if symbol.file == file
     }
     given = {symbol.name for symbol in course.given if symbol.file == file}
@@ -319,7 +319,7 @@ def _student_docstring(source: str) -> str:
 
 
 def _stub_regions(course: Course, file: str, source: str, through: Day | None) -> str:
-    tasks_by_symbol = _tasks_by_symbol(course)
+    tasks_by_symbol = course.tasks_by_symbol
     regions = _regions(file, source)
     for symbol, tasks in tasks_by_symbol.items():
         if symbol.file == file and symbol.name not in [region.name for region in regions]:
@@ -370,7 +370,7 @@ def _is_written(course: Course, symbol: Symbol) -> bool:
         tree = ast.parse(text)
     except SyntaxError:
         return True
-    known = {other.name for other in _tasks_by_symbol(course) if other.file == symbol.file}
+    known = {other.name for other in course.tasks_by_symbol if other.file == symbol.file}
     own = [node for name, node in _functions(tree) if _owner(name, known) == symbol.name]
     return not own or not all(map(_is_stub, own))
 
@@ -405,14 +405,6 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 def _is_done(task: Task, through: Day | None) -> bool:
     return through is not None and (task.week, task.day) <= (through.week, through.number)
-
-
-def _tasks_by_symbol(course: Course) -> dict[Symbol, tuple[Task, ...]]:
-    tasks: dict[Symbol, tuple[Task, ...]] = {}
-    for task in course.tasks:
-        for symbol in task.symbols:
-            tasks[symbol] = (*tasks.get(symbol, ()), task)
-    return tasks
 
 
 def _normalized(line: str) -> str:
