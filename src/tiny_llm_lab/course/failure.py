@@ -1,0 +1,134 @@
+"""From the exception that ended a graded test to the lines that a student reads."""
+
+import ast
+import linecache
+import os
+import re
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from .checks import CheckFailure
+from .manifest import Course, Symbol, Task
+from .skeleton import stub_message
+
+# A message of this many lines and characters per line is shown whole.
+MOST_LINES = 14
+MOST_COLUMNS = 160
+
+
+class TimeLimitExceeded(BaseException):
+    """A graded test took too long. Not an Exception, so that `except Exception` lets it pass."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A line of the solution package, and the function or class around or behind it."""
+
+    path: Path
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{os.path.relpath(self.path)}:{self.line}, in {self.name}"
+
+
+def describe(error: BaseException, task: Task | None, package: Path) -> list[str]:
+    """What went wrong and where to look, as lines without a common indent.
+
+    Args:
+        error: what the test ended with.
+        task: the task whose definition is named if no line of the package raised `error`;
+            None for an error outside of a test.
+        package: the folder of the solution package.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return _describe_syntax_error(error)
+    raised_at = deepest_location(error.__traceback__, package)
+    lines = _message(error)
+    if raised_at is not None:
+        lines.append(f"  look at    {raised_at}")
+        source = linecache.getline(str(raised_at.path), raised_at.line).strip()
+        if source:
+            lines.append(f"             {_shorten(source)}")
+    elif task is not None:
+        for symbol in task.symbols:
+            location = find_definition(symbol, package)
+            if location is not None:
+                lines.append(f"  look at    {location}")
+    return lines
+
+
+def missing_work(error: NotImplementedError, task: Task, course: Course) -> str | None:
+    """The stub that stopped a test, if it belongs to another task than the test; else None."""
+    own = {
+        stub_message(tuple(other for other in course.tasks if symbol in other.symbols))
+        for symbol in task.symbols
+    }
+    message = str(error)
+    return message if message not in own and message.startswith("Week ") else None
+
+
+def deepest_location(trace: TracebackType | None, package: Path) -> Location | None:
+    """The innermost line of the package that an exception passed through, if any."""
+    for frame in reversed(traceback.extract_tb(trace)):
+        path = Path(frame.filename)
+        if path.is_absolute() and path.resolve().is_relative_to(package):
+            return Location(path.resolve(), frame.lineno or 0, frame.name)
+    return None
+
+
+def find_definition(symbol: Symbol, package: Path) -> Location | None:
+    """Where the package defines a symbol; None if it does not, or cannot be read."""
+    path = package / symbol.file
+    try:
+        text = path.read_text(encoding="utf-8")
+        if symbol.is_region:
+            mark = re.compile(rf"\s*\S+ BEGIN SOLUTION {re.escape(symbol.name)}\s*")
+            lines = text.splitlines()
+            return next(
+                (Location(path, i, symbol.name) for i, x in enumerate(lines, 1) if mark.fullmatch(x)),
+                None,
+            )
+        body = ast.parse(text).body
+    except (OSError, UnicodeDecodeError, SyntaxError):
+        return None
+    line = None
+    for part in symbol.name.split("."):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part:
+                line, body = node.lineno, node.body
+                break
+        else:
+            return None
+    return Location(path, line, symbol.name) if line is not None else None
+
+
+def _message(error: BaseException) -> list[str]:
+    """The exception's own words, with its type if it was not made for a student to read."""
+    text = str(error).strip()
+    if isinstance(error, TimeLimitExceeded | CheckFailure):
+        pass
+    elif isinstance(error, AssertionError):
+        # An assertion of a test; one of the solution shows its line below.
+        text = text or "An assertion does not hold."
+    else:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    lines = text.splitlines()
+    if len(lines) > MOST_LINES:
+        lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES} more lines)"]
+    return [_shorten(line) for line in lines]
+
+
+def _describe_syntax_error(error: SyntaxError) -> list[str]:
+    where = os.path.relpath(error.filename or "")
+    lines = [f"{type(error).__name__}: {error.msg}", f"  look at    {where}:{error.lineno}"]
+    source = (error.text or "").rstrip()
+    if source.strip():
+        lines.append(f"             {_shorten(source.strip())}")
+    return lines
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= MOST_COLUMNS else line[: MOST_COLUMNS - 3] + "..."
