@@ -1,0 +1,48 @@
+// What mdBook leaves out for readers without a mouse, and a list of themes with two entries.
+"use strict";
+
+(function themes() {
+    for (const name of ["rust", "navy", "ayu"]) {
+        document.getElementById(`mdbook-theme-${name}`)?.parentElement.remove();
+    }
+    const dark = document.getElementById("mdbook-theme-coal");
+    if (dark) {
+        dark.textContent = "Dark";
+    }
+})();
+
+(function skipLink() {
+    const main = document.querySelector("main");
+    if (!main) {
+        return;
+    }
+    main.id ||= "content";
+    main.tabIndex = -1;
+    const link = document.createElement("a");
+    link.className = "skip-link";
+    link.href = `#${main.id}`;
+    link.textContent = "Skip to the text";
+    document.body.prepend(link);
+})();
+
+// A box that is wider than the page can be reached with Tab and scrolled with the arrow keys,
+// which mdBook would otherwise take for "next chapter".
+(function scrollableBoxes() {
+    const observer = new ResizeObserver((entries) => {
+        for (const { target } of entries) {
+            if (target.scrollWidth > target.clientWidth) {
+                target.tabIndex = 0;
+            } else {
+                target.removeAttribute("tabindex");
+            }
+        }
+    });
+    for (const box of document.querySelectorAll("pre > code, .table-wrapper, .formula")) {
+        observer.observe(box);
+        box.addEventListener("keydown", (event) => {
+            if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+                event.stopPropagation();
+            }
+        });
+    }
+})();
