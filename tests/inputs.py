@@ -2,6 +2,12 @@
 
 import mlx.core as mx
 import numpy as np
+import pytest
+
+half_precision = pytest.mark.parametrize(
+    "dtype", [mx.float16, mx.bfloat16], ids=["float16", "bfloat16"]
+)
+"""Runs a test, which takes `dtype`, in both."""
 
 
 def normal(
@@ -16,6 +22,8 @@ def normal(
     return mx.array(numbers.astype(np.float32)).astype(dtype)
 
 
-def float64(x: mx.array) -> np.ndarray:
+def float64(x: mx.array | np.ndarray) -> np.ndarray:
     """The values of `x` (as rounded to its dtype), for an oracle to compute with."""
-    return np.array(x.astype(mx.float32)).astype(np.float64)
+    if isinstance(x, mx.array):
+        x = np.array(x.astype(mx.float32))
+    return x.astype(np.float64)
