@@ -33,7 +33,8 @@ class Figure:
         self.lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.WIDTH} {height}" '
             'role="img" font-size="13" fill="currentColor" '
-            'style="font-family: inherit; max-width: 540px; margin-inline: auto">',
+            'style="font-family: inherit; max-width: 450px; max-height: none; '
+            'margin-inline: auto">',
             f"<title>{escape(title)}</title>",
             f"<desc>{escape(description)}</desc>",
         ]
@@ -126,49 +127,53 @@ class Figure:
 def request_path() -> Figure:
     """Preface: from prompt to text."""
     figure = Figure(
-        440,
+        402,
         "A request's way through the engine",
-        "The prompt goes through the tokenizer into a queue. The scheduler runs prefill, which "
-        "reads the prompt, and then decode steps. Each runs the model, whose logits go to the "
-        "sampler. Its token goes back to decode until the stop condition holds; then the "
-        "detokenizer's text is the answer.",
+        "The prompt goes through the tokenizer into a queue. Prefill runs the model on the prompt; "
+        "the logits go to the sampler. Until the stop condition holds, each token goes through "
+        "decode into the model again. Then the detokenizer's text is the answer.",
     )
-    left, width = 62, 150
-    center = left + width / 2
-    rows: list[tuple[str, list[tuple[str, str]]]] = [
-        ("tokenizer", [("given", MUTED)]),
-        ("queue", [("week 2: many requests", ACCENT_2)]),
-        ("prefill", [("week 1: the whole prompt", ACCENT), ("week 2: in chunks", ACCENT_2)]),
-        ("decode", [("week 1: one token a step", ACCENT), ("week 2: one per request", ACCENT_2)]),
-        ("model", [("week 1: Qwen3", ACCENT), ("week 2: cache, kernels", ACCENT_2)]),
-        ("sampler", [("week 1", ACCENT)]),
-        ("stop?", [("week 1", ACCENT)]),
-        ("detokenizer", [("given", MUTED)]),
-    ]
-    figure.text(center, 10, "prompt")
-    figure.arrow((center, 18), (center, 34))
-    for index, (name, notes) in enumerate(rows):
-        y = 34 + 48 * index
-        figure.box(left, y, width, 32, name)
+    left, width, height = 44, 146, 32
+    center, half = left + width / 2, 68
+
+    def row(y: float, text: str, *notes: tuple[str, str]) -> None:
+        if text:
+            figure.box(left, y, width, height, text)
         for line, (note, color) in enumerate(notes):
-            offset = 16 + 14 * (line - (len(notes) - 1) / 2)
-            figure.text(left + width + 10, y + offset, note, size=11, anchor="start", color=color)
-        end = 48 * index + 66
-        if index < len(rows) - 1:
-            figure.arrow((center, end), (center, end + 16))
-    figure.arrow((center, 402), (center, 418))
-    figure.text(center, 428, "text, streamed")
-    figure.text(center + 8, 378 - 16 + 8 - 5, "yes", size=11, anchor="start")
+            middle = y + height / 2 + 14 * (line - (len(notes) - 1) / 2)
+            figure.text(left + width + 12, middle, note, size=11, anchor="start", color=color)
+
+    figure.text(center, 10, "prompt")
+    figure.arrow((center, 18), (center, 32))
+    row(32, "tokenizer", ("given", MUTED))
+    figure.arrow((center, 64), (center, 80))
+    row(80, "queue", ("week 2: many requests", ACCENT_2))
+    prefill, decode = left + width - half / 2, left + half / 2
+    figure.arrow((prefill, 112), (prefill, 128))
+    row(128, "", ("week 1: one request", ACCENT), ("week 2: chunks, batches", ACCENT_2))
+    for x, name in ((decode, "decode"), (prefill, "prefill")):
+        figure.box(x - half / 2, 128, half, height, name)
+        figure.arrow((x, 160), (x, 182))
+    row(182, "model", ("week 1: Qwen3", ACCENT), ("week 2: cache, kernels", ACCENT_2))
+    figure.arrow((center, 214), (center, 230))
+    row(230, "sampler", ("week 1", ACCENT))
+    figure.arrow((center, 262), (center, 278))
+    row(278, "stop?", ("week 1", ACCENT))
+    figure.arrow((center, 310), (center, 334))
+    figure.text(center + 8, 320, "yes", size=11, anchor="start")
+    row(334, "detokenizer", ("given", MUTED))
+    figure.arrow((center, 366), (center, 382))
+    figure.text(center, 392, "text, streamed")
     # From "stop?" back to "decode".
-    figure.arrow((left, 338), (30, 338), (30, 194), (left, 194))
-    figure.text(24, 266, "no", size=11, anchor="end")
+    figure.arrow((left, 294), (22, 294), (22, 144), (left, 144))
+    figure.text(16, 219, "no", size=11, anchor="end")
     return figure
 
 
 def week_1_map() -> Figure:
     """Overview: the model, and which day writes what."""
     figure = Figure(
-        552,
+        566,
         "The Qwen3 model by days",
         "Text, tokenizer, token ids, embedding (day 5), a stack of layers, RMSNorm (day 4), output "
         "head (day 5), sampler (day 7), next token. A layer is RMSNorm (day 4), attention "
@@ -196,9 +201,9 @@ def week_1_map() -> Figure:
     down(88, 102)
     part(102, "embedding", "Day 5")
     # The layer.
-    figure.box(52, 142, 298, 262, stroke=MUTED, fill="none", radius=8)
+    figure.box(52, 142, 298, 272, stroke=MUTED, fill="none", radius=8)
     figure.text(342, 155, "layer, repeated", size=11, anchor="end", color=MUTED)
-    figure.text(342, 392, "assembled on Day 5", size=11, anchor="end", color=ACCENT)
+    figure.text(342, 402, "assembled on Day 5", size=11, anchor="end", color=ACCENT)
     down(130, 166)
     part(166, "RMSNorm", "Day 4")
     down(194, 206)
@@ -209,26 +214,26 @@ def week_1_map() -> Figure:
     figure.text(badge, 236, "Day 2", size=12, anchor="start", color=ACCENT)
     down(248, 260)
     figure.operator(center, 271, "+")
-    down(282, 296)
-    part(296, "RMSNorm", "Day 4")
-    down(324, 336)
-    part(336, "MLP", "Day 4")
-    down(364, 376)
-    figure.operator(center, 387, "+")
+    down(282, 306)
+    part(306, "RMSNorm", "Day 4")
+    down(334, 346)
+    part(346, "MLP", "Day 4")
+    down(374, 386)
+    figure.operator(center, 397, "+")
     # What goes around attention and MLP and is added to their results.
     figure.arrow((center, 154), (60, 154), (60, 271), (center - 11, 271), color=ACCENT_2)
-    figure.arrow((center, 289), (60, 289), (60, 387), (center - 11, 387), color=ACCENT_2)
-    down(398, 418)
-    part(418, "RMSNorm", "Day 4")
-    down(446, 458)
-    part(458, "output head", "Day 5")
-    down(486, 498)
-    part(498, "sampler", "Day 7")
-    figure.text(center + 8, 491, "logits", size=11, anchor="start", color=MUTED)
+    figure.arrow((center, 290), (60, 290), (60, 397), (center - 11, 397), color=ACCENT_2)
+    down(408, 428)
+    part(428, "RMSNorm", "Day 4")
+    down(456, 468)
+    part(468, "output head", "Day 5")
+    down(496, 514)
+    part(514, "sampler", "Day 7")
+    figure.text(center + 8, 504, "logits", size=11, anchor="start", color=MUTED)
     # The loop.
-    figure.arrow((left, 512), (22, 512), (22, 80), (center - 34, 80), color=ACCENT)
-    figure.text(26, 536, "next token: append it and go round again,", size=12, anchor="start")
-    figure.text(284, 536, "Day 6", size=12, anchor="start", color=ACCENT)
+    figure.arrow((left, 528), (22, 528), (22, 80), (center - 34, 80), color=ACCENT)
+    figure.text(left, 555, "the loop: append the next token", size=12, anchor="start")
+    figure.text(badge + 52, 555, "Day 6", size=12, anchor="start", color=ACCENT)
     return figure
 
 
@@ -340,7 +345,7 @@ def multi_head() -> Figure:
 def rope_rotation() -> Figure:
     """Day 2: four pairs at six positions."""
     figure = Figure(
-        352,
+        330,
         "Pairs of features turn at different speeds",
         "Four circles. Pair 0 turns by 1 radian per position and is spread around the circle at "
         "positions 0 to 5. Pair 1 turns by 0.1, pair 2 by 0.01, pair 3 by 0.001 radians per "
@@ -349,7 +354,7 @@ def rope_rotation() -> Figure:
     radius = 52
     for pair in range(4):
         speed = 10000 ** (-2 * pair / 8)
-        x, y = 92 + 176 * (pair % 2), 80 + 172 * (pair // 2)
+        x, y = 80 + 176 * (pair % 2), 74 + 164 * (pair // 2)
         figure.circle(x, y, radius)
         for position in range(6):
             angle = speed * position
@@ -372,7 +377,7 @@ def rope_rotation() -> Figure:
 def rope_pairings() -> Figure:
     """Day 2: which features form a pair."""
     figure = Figure(
-        236,
+        220,
         "Two ways to pair features",
         "Traditional: features 0 and 1 are pair 0, 2 and 3 pair 1, 4 and 5 pair 2, 6 and 7 pair "
         "3. Otherwise, as in Qwen3: features 0 and 4 are pair 0, 1 and 5 pair 1, 2 and 6 pair 2, "
@@ -380,8 +385,8 @@ def rope_pairings() -> Figure:
     )
     dims, cell, left = 8, 38.0, 28.0
 
-    def row(y: float, title: str, pairs: Sequence[tuple[int, int]]) -> None:
-        figure.text(left, y - 42, title, size=12, anchor="start")
+    def row(y: float, rise: float, title: str, pairs: Sequence[tuple[int, int]]) -> None:
+        figure.text(left, y - rise - 12, title, size=12, anchor="start")
         for pair, (first, second) in enumerate(pairs):
             color = ACCENT if pair % 2 == 0 else ACCENT_2
             for feature in (first, second):
@@ -393,10 +398,9 @@ def rope_pairings() -> Figure:
             x = left + cell * (feature + 0.5)
             figure.text(x, y + 38, str(feature), size=11, color=MUTED)
 
-    row(60, "traditional=True", [(2 * j, 2 * j + 1) for j in range(4)])
-    figure.text(left - 4, 98, "", size=11)
-    row(176, "traditional=False (Qwen3)", [(j, j + 4) for j in range(4)])
-    figure.text(180, 228, "feature", size=11, color=MUTED)
+    row(44, 14, "traditional=True", [(2 * j, 2 * j + 1) for j in range(4)])
+    row(158, 32, "traditional=False (Qwen3)", [(j, j + 4) for j in range(4)])
+    figure.text(180, 212, "feature", size=11, color=MUTED)
     return figure
 
 
@@ -486,8 +490,8 @@ def mlp() -> Figure:
     figure.arrow((left, 190), (left, 226), (center - 11, 226))
     figure.operator(center, 226, TIMES)
     figure.shape(226, "... x F")
-    figure.text(left - 8, 210, "gate", size=11, anchor="end", color=MUTED)
-    figure.text(right - 8, 210, "up", size=11, anchor="end", color=MUTED)
+    figure.text(left + 8, 146, "gate", size=11, anchor="start", color=MUTED)
+    figure.text(right + 8, 146, "up", size=11, anchor="start", color=MUTED)
     figure.arrow((center, 237), (center, 268))
     figure.text(center + 8, 252, "hidden", size=11, anchor="start", color=MUTED)
     figure.box(center - 60, 268, 120, 30, "linear, w_down", size=12)
@@ -517,7 +521,7 @@ def silu() -> Figure:
     for x in range(-6, 5, 2):
         figure.line(spot(x, 0), (spot(x, 0)[0], spot(x, 0)[1] + 4), color=MUTED, width=1)
         if x:
-            figure.text(spot(x, 0)[0], 182 if x > 0 else 192, str(x), size=11, color=MUTED)
+            figure.text(spot(x, 0)[0], 192, str(x), size=11, color=MUTED)
     for y in (2, 4):
         figure.text(spot(0, y)[0] - 8, spot(0, y)[1], str(y), size=11, anchor="end", color=MUTED)
     figure.line(spot(-6, 0), spot(0, 0), spot(4, 4), color=ACCENT_2, width=1.6, dashed=True)
