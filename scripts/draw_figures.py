@@ -1,4 +1,4 @@
-"""Draws the figures of the preface, the overview of week 1, and its days 1 to 4.
+"""Draws the figures of the preface and of week 1.
 
 For authors. The SVG files in `book/src/figures` are committed; run this after changing it:
 `python scripts/draw_figures.py`.
@@ -532,6 +532,222 @@ def silu() -> Figure:
     return figure
 
 
+def qwen3_model() -> Figure:
+    """Day 5: embedding, blocks, norm, head."""
+    figure = Figure(
+        414,
+        "The whole model",
+        "Token ids are looked up in the embedding table, pass all transformer blocks and a final "
+        "RMSNorm, and are scored against the rows of a table: the embedding table again if the "
+        "head is tied, a table of its own otherwise.",
+    )
+    left, width, center = 14, 180, 104
+    figure.text(center, 10, f"token ids: B {TIMES} L")
+    figure.arrow((center, 18), (center, 40))
+    boxes = (
+        (40, "embedding lookup", ACCENT),
+        (98, "block 0", INK),
+        (146, "block 1", INK),
+        (210, "last block", INK),
+        (260, "final RMSNorm", INK),
+        (318, "output head: x @ table.T", ACCENT),
+    )
+    for y, name, stroke in boxes:
+        figure.box(left, y, width, 32, name, stroke=stroke)
+    for start, end in ((72, 98), (130, 146), (194, 210), (242, 260), (292, 318), (350, 384)):
+        figure.arrow((center, start), (center, end))
+    figure.line((center, 178), (center, 194), dashed=True)
+    for y in (84, 304):
+        figure.text(center + 8, y, f"B {TIMES} L {TIMES} E", size=12, anchor="start")
+    figure.text(center, 398, f"logits: B {TIMES} L {TIMES} vocab_size")
+    figure.text(204, 116, "causal mask,", size=12, anchor="start")
+    figure.text(204, 132, "offset for all", size=12, anchor="start")
+    figure.box(248, 158, 106, 70, stroke=ACCENT)
+    for y, text in ((176, "one table"), (194, f"vocab_size {TIMES} E"), (211, "(tied)")):
+        figure.text(301, y, text, size=12)
+    figure.arrow((301, 158), (301, 56), (left + width, 56), color=ACCENT)
+    figure.arrow((301, 228), (301, 334), (left + width, 334), color=ACCENT)
+    return figure
+
+
+def transformer_block() -> Figure:
+    """Day 5: the residual stream through one block."""
+    figure = Figure(
+        396,
+        "A pre-norm transformer block",
+        "The input is normalized, goes through attention, and is added to the unchanged input. "
+        "The sum is normalized, goes through the MLP, and is added to the unchanged sum.",
+    )
+    center, stream = 150, 282
+    figure.text(center, 10, f"x: B {TIMES} L {TIMES} E")
+    halves = (
+        (20, "input_layernorm", "attention", "x"),
+        (196, "post_attention_layernorm", "MLP", "x + a"),
+    )
+    for y, norm, part, name in halves:
+        figure.arrow((center, y), (center, y + 30))
+        figure.box(60, y + 30, 180, 32, norm)
+        figure.arrow((center, y + 62), (center, y + 82))
+        figure.box(60, y + 82, 180, 32, part, stroke=ACCENT)
+        figure.arrow((center, y + 114), (center, y + 136))
+        figure.operator(center, y + 147, "+")
+        corners = ((center, y + 14), (stream, y + 14), (stream, y + 147), (center + 11, y + 147))
+        figure.arrow(*corners, color=ACCENT_2, width=1.8)
+        figure.text(stream + 8, y + 80, name, anchor="start", color=ACCENT_2)
+    figure.line((center, 178), (center, 196))
+    figure.text(center + 8, 150, "a", size=12, anchor="start")
+    figure.text(center + 8, 326, "m", size=12, anchor="start")
+    figure.arrow((center, 354), (center, 376))
+    figure.text(center, 387, f"x + a + m: B {TIMES} L {TIMES} E")
+    return figure
+
+
+def qwen3_attention() -> Figure:
+    """Day 5: grouped attention with QK-norm and RoPE."""
+    figure = Figure(
+        428,
+        "Attention with QK-norm and RoPE",
+        "The input goes through three linear layers into query, key and value heads. Query and "
+        "key heads pass an RMSNorm and then RoPE; value heads pass neither. Grouped attention "
+        "joins the three, and the output projection leads back to the hidden size.",
+    )
+
+    def two_lines(x: float, y: float, width: float, first: str, second: str, stroke: str) -> None:
+        figure.box(x, y, width, 40, stroke=stroke)
+        figure.text(x + width / 2, y + 12, first)
+        figure.text(x + width / 2, y + 29, second, size=12)
+
+    figure.text(180, 10, f"x: B {TIMES} L {TIMES} E")
+    figure.line((180, 18), (180, 30))
+    columns = ((60, "q", "H_q"), (180, "k", "H_kv"), (300, "v", "H_kv"))
+    for center, name, heads in columns:
+        left = center - 50
+        figure.arrow((180, 30), (center, 30), (center, 48))
+        figure.box(left, 48, 100, 30, f"linear w{name}")
+        figure.arrow((center, 78), (center, 96))
+        two_lines(left, 96, 100, "split heads", f"{heads} {TIMES} D", INK)
+        if name == "v":
+            figure.arrow((center, 136), (center, 284))
+            figure.text(center + 8, 196, "neither", size=12, anchor="start", color=MUTED)
+        else:
+            figure.arrow((center, 136), (center, 156))
+            two_lines(left, 156, 100, "RMSNorm", f"{name}_norm", ACCENT)
+            figure.arrow((center, 196), (center, 216))
+            two_lines(left, 216, 100, "RoPE", "from offset", ACCENT_2)
+            figure.arrow((center, 256), (center, 284))
+        figure.text(center + 8, 270, name.upper(), anchor="start")
+    two_lines(10, 284, 340, "grouped attention", "mask, scale 1/\u221aD", INK)
+    figure.arrow((180, 324), (180, 344))
+    two_lines(
+        70, 344, 220, "join heads, linear wo", f"L {TIMES} (H_q \u00b7 D) to L {TIMES} E", INK
+    )
+    figure.arrow((180, 384), (180, 406))
+    figure.text(180, 418, f"B {TIMES} L {TIMES} E")
+    return figure
+
+
+def generation_loop() -> Figure:
+    """Day 6: from prompt to text, token by token."""
+    figure = Figure(
+        452,
+        "The generation loop",
+        "The prompt is encoded into tokens. The model reads all tokens; the last position's "
+        "logits become log-probabilities; the sampler picks one token. At an end-of-sequence id "
+        "the loop ends; otherwise the token is appended to the tokens and handed to the "
+        "detokenizer, which releases text, and the loop starts again until max_tokens.",
+    )
+    center = 140
+    figure.text(center, 10, "prompt text")
+    rows = (
+        (34, "tokenizer.encode", INK),
+        (84, "tokens: prompt and choices", ACCENT_2),
+        (134, "model", INK),
+        (192, "last position, logprobs", ACCENT),
+        (250, "sampler", INK),
+        (308, "one of eos_token_ids?", INK),
+        (362, "detokenizer.add_token", INK),
+        (418, "finalize, return text", INK),
+    )
+    for y, text, stroke in rows:
+        figure.box(40, y, 200, 32, text, stroke=stroke)
+    for start, end in ((18, 34), (66, 84), (116, 134), (166, 192), (224, 250), (282, 308)):
+        figure.arrow((center, start), (center, end))
+    figure.arrow((center, 340), (center, 362))
+    figure.arrow((center, 394), (center, 418))
+    notes = (
+        (179, f"1 {TIMES} L {TIMES} vocab_size"),
+        (237, f"1 {TIMES} vocab_size"),
+        (295, "token"),
+        (351, "no"),
+        (406, "max_tokens reached"),
+    )
+    for y, text in notes:
+        figure.text(center + 8, y, text, size=12, anchor="start")
+    figure.arrow((40, 324), (18, 324), (18, 434), (40, 434))
+    figure.text(20, 313, "yes", size=12)
+    figure.arrow((240, 324), (318, 324), (318, 100), (240, 100), color=ACCENT_2, width=1.8)
+    figure.text(310, 216, "append", size=12, anchor="end", color=ACCENT_2)
+    figure.arrow((240, 378), (280, 378))
+    figure.text(284, 378, "on_text", anchor="start")
+    return figure
+
+
+def sampling_filters() -> Figure:
+    """Day 7: one distribution under temperature, top-k and top-p."""
+    tokens = {"mat": 0.40, "rug": 0.25, "bed": 0.15, "car": 0.10, "sun": 0.06, "law": 0.04}
+    panels = (
+        ("temp 1: the model's own", 1.0, 6),
+        ("temp 0.5: sharper", 0.5, 6),
+        ("temp 2: flatter", 2.0, 6),
+        ("top-k 2: the two largest", 1.0, 2),
+        ("top-p 0.85: at least 0.85", 1.0, 4),
+        ("temp 2 and top-p 0.85", 2.0, 4),
+    )
+    scale, bar, step = 130, 24, 28
+
+    def drawn(temp: float, kept: int) -> list[float]:
+        powers = [p ** (1 / temp) for p in list(tokens.values())[:kept]]
+        return [power / sum(powers) for power in powers]
+
+    figure = Figure(
+        430,
+        "Temperature, top-k and top-p on one distribution",
+        "Probabilities of mat, rug, bed, car, sun, law. "
+        + " ".join(
+            f"{title.capitalize()}: {', '.join(f'{p:.2f}' for p in drawn(temp, kept))}."
+            for title, temp, kept in panels
+        ),
+    )
+    for index, (title, temp, kept) in enumerate(panels):
+        left, base = 4 + 184 * (index % 2), 122 + 144 * (index // 2)
+        figure.text(left, base - 110, title, anchor="start", color=ACCENT if index else INK)
+        figure.line((left - 2, base), (left + 168, base), color=MUTED, width=1)
+        shares = drawn(temp, kept)
+        for place, (token, probability) in enumerate(tokens.items()):
+            x = left + step * place
+            if place < kept:
+                height, label, color = scale * shares[place], f"{shares[place]:.2f}"[1:], INK
+                figure.box(
+                    x,
+                    base - height,
+                    bar,
+                    height,
+                    fill=ACCENT_2,
+                    opacity=0.8,
+                    stroke="none",
+                    radius=0,
+                )
+            else:
+                height, label, color = scale * probability, "0", MUTED
+                top, right = base - height, x + bar
+                figure.line(
+                    (x, base), (x, top), (right, top), (right, base), color=MUTED, dashed=True
+                )
+            figure.text(x + bar / 2, base - height - 9, label, size=11, color=color)
+            figure.text(x + bar / 2, base + 10, token, size=11)
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -543,6 +759,11 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "grouped-heads": grouped_heads,
     "mlp": mlp,
     "silu": silu,
+    "qwen3-model": qwen3_model,
+    "transformer-block": transformer_block,
+    "qwen3-attention": qwen3_attention,
+    "generation-loop": generation_loop,
+    "sampling-filters": sampling_filters,
 }
 
 if __name__ == "__main__":
