@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ["MLX_ENABLE_TF32"] = "0"
 
 import pytest
+
 from tiny_llm_lab.course import grading, solution
 
 solution.install()

@@ -145,10 +145,7 @@ def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
             raise CheckFailure(_wrong_shape(what, got.shape, wanted.shape, None))
         got, wanted = got.reshape(-1), wanted.reshape(-1)
     elif got.ndim != 1:
-        raise CheckFailure(
-            f"{what} must have one axis, but has shape {_shape(got.shape)} "
-            f"(expected {_shape(wanted.shape)})"
-        )
+        raise CheckFailure(_wrong_shape(what, got.shape, wanted.shape, None))
     common = min(len(got), len(wanted))
     differing = np.flatnonzero(got[:common] != wanted[:common])
     if not len(differing) and len(got) == len(wanted):
@@ -160,9 +157,7 @@ def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
         headline = f"{what}: token {first} is {got[first]}, expected {wanted[first]}."
     start = max(0, first - SHOWN // 2)
     raise CheckFailure(
-        f"{headline}\n"
-        f"  expected   {_excerpt(wanted, start)}\n"
-        f"  got        {_excerpt(got, start)}"
+        f"{headline}\n  expected   {_excerpt(wanted, start)}\n  got        {_excerpt(got, start)}"
     )
 
 
@@ -187,14 +182,10 @@ def assert_text_equal(actual: Any, expected: str, *, what: str) -> None:
 
     def excerpt(text: str) -> str:
         start, end = max(0, first - 20), first + 40
-        return (
-            ("..." if start else "") + repr(text[start:end]) + ("..." if end < len(text) else "")
-        )
+        return ("..." if start else "") + repr(text[start:end]) + ("..." if end < len(text) else "")
 
     raise CheckFailure(
-        f"{headline}\n"
-        f"  expected   {excerpt(expected)}\n"
-        f"  got        {excerpt(actual)}"
+        f"{headline}\n  expected   {excerpt(expected)}\n  got        {excerpt(actual)}"
     )
 
 
@@ -260,7 +251,7 @@ def assert_distribution(
     outside = drawn[(drawn < 0) | (drawn >= len(expected))]
     if len(outside):
         raise CheckFailure(
-            f"{what} drew token {outside[0]}, but the ids are 0 to {len(expected) - 1}"
+            f"{what}: token {outside[0]} is drawn, but the ids are 0 to {len(expected) - 1}."
         )
     share = np.bincount(drawn, minlength=len(expected)) / len(drawn)
 
@@ -271,16 +262,17 @@ def assert_distribution(
     if len(impossible):
         token = int(impossible[0])
         raise CheckFailure(
-            f"{what} drew {name(token)}, which has probability 0.\n"
-            f"  draws      {round(share[token] * len(drawn))} of {len(drawn)}"
+            f"{what}: {name(token)} is drawn, but has probability 0.\n"
+            f"  got        {np.count_nonzero(drawn == token):,} of {len(drawn):,} draws"
         )
     surprise = len(drawn) * _relative_entropy(share, expected)
     worst = int(np.argmax(surprise))
     if surprise[worst] > math.log(2 * len(expected) / FALSE_ALARM):
+        direction = "often" if share[worst] > expected[worst] else "rarely"
         raise CheckFailure(
-            f"{what} draws {name(worst)} too {'often' if share[worst] > expected[worst] else 'rarely'}.\n"
+            f"{what}: {name(worst)} is drawn too {direction}.\n"
             f"  expected   {expected[worst]:.4f} of the draws\n"
-            f"  got        {share[worst]:.4f} of {len(drawn)} draws"
+            f"  got        {share[worst]:.4f} of {len(drawn):,} draws"
         )
 
 
@@ -337,12 +329,18 @@ def _wrong_elements(
         ratio = np.where(wrong, np.where(tolerance > 0, error / tolerance, np.inf), 0.0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
     count = int(wrong.sum())
-    lines = [f"{what}: {count:,} of {wrong.size:,} elements {'is' if count == 1 else 'are'} wrong."]
-    if index:
+    if not index:
+        lines = [f"{what} is wrong."]
+    else:
+        verb = "is" if count == 1 else "are"
+        lines = [f"{what}: {count:,} of {wrong.size:,} elements {verb} wrong."]
         place = f"index [{', '.join(map(str, index))}]"
         if names:
-            place += "  (" + ", ".join(f"{n} = {i}" for n, i in zip(names, index, strict=True)) + ")"
+            pairs = zip(names, index, strict=True)
+            place += "  (" + ", ".join(f"{name} = {i}" for name, i in pairs) + ")"
         lines.append(f"  worst at   {place}")
+        if count > 1 and (pattern := _pattern(wrong, names)):
+            lines.append(f"  only where {pattern}")
     lines.append(f"  expected   {_number(oracle[index])}")
     lines.append(f"  got        {_number(got[index])}")
     if np.isfinite(error[index]) and tolerance[index] > 0:
@@ -361,6 +359,25 @@ def _wrong_elements(
             lines.append(f"  {title:<10} expected {_excerpt(oracle[row], start)}")
             lines.append(f"  {'':<10} got      {_excerpt(got[row], start)}")
     return "\n".join(lines)
+
+
+def _pattern(wrong: npt.NDArray[np.bool_], names: Sequence[str] | None) -> str:
+    """The axes along which the wrong elements are not everywhere: `B = 1, L = 3 to 6`."""
+    parts = []
+    for axis, size in enumerate(wrong.shape):
+        others = tuple(other for other in range(wrong.ndim) if other != axis)
+        places = np.flatnonzero(wrong.any(axis=others))
+        first, last = int(places[0]), int(places[-1])
+        if len(places) == size:
+            continue
+        if len(places) == 1:
+            where = str(first)
+        elif len(places) == last - first + 1:
+            where = f"{first} to {last}"
+        else:
+            where = _excerpt(places, 0)
+        parts.append(f"{names[axis] if names else f'axis {axis}'} = {where}")
+    return ", ".join(parts)
 
 
 def _to_numpy(x: Any) -> npt.NDArray[Any]:
@@ -392,8 +409,10 @@ def _to_token_ids(tokens: Any, what: str) -> npt.NDArray[np.int64]:
 def _describe_type(x: Any) -> str:
     if x is None:
         return "None: is a return statement missing?"
-    module = type(x).__module__
-    return f"a {type(x).__name__}" if module == "builtins" else f"a {module}.{type(x).__name__}"
+    module, name = type(x).__module__, type(x).__name__
+    if module != "builtins":
+        name = f"{module}.{name}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _dtype_name(dtype: mx.Dtype) -> str:
@@ -409,9 +428,10 @@ def _number(x: Any) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.1f} times" if ratio < 100 else f"{ratio:,.0f} times" if ratio < 1e6 else (
-        f"{ratio:.0e} times"
-    )
+    if ratio < 100:
+        return f"{ratio:.1f} times"
+    # Three digits are enough: 445,000 times rather than 444,850 times.
+    return f"{float(f'{ratio:.3g}'):,.0f} times" if ratio < 1e9 else f"{ratio:.0e} times"
 
 
 def _excerpt(values: npt.NDArray[Any], start: int) -> str:

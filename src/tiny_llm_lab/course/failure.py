@@ -12,6 +12,7 @@ from types import TracebackType
 from .checks import CheckFailure
 from .manifest import Course, Symbol, Task
 from .skeleton import stub_message
+from .solution import SolutionMissing
 
 # A message of this many lines and characters per line is shown whole.
 MOST_LINES = 14
@@ -31,6 +32,7 @@ class Location:
     name: str
 
     def __str__(self) -> str:
+        """`src/tiny_llm/attention.py:55, in causal_mask`."""
         return f"{os.path.relpath(self.path)}:{self.line}, in {self.name}"
 
 
@@ -46,7 +48,7 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
     if isinstance(error, SyntaxError) and error.filename is not None:
         return _describe_syntax_error(error)
     raised_at = deepest_location(error.__traceback__, package)
-    lines = _message(error)
+    lines = _missing_name(error, package) or _message(error)
     if raised_at is not None:
         lines.append(f"  look at    {raised_at}")
         source = linecache.getline(str(raised_at.path), raised_at.line).strip()
@@ -62,10 +64,7 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
 
 def missing_work(error: NotImplementedError, task: Task, course: Course) -> str | None:
     """The stub that stopped a test, if it belongs to another task than the test; else None."""
-    own = {
-        stub_message(tuple(other for other in course.tasks if symbol in other.symbols))
-        for symbol in task.symbols
-    }
+    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
     message = str(error)
     return message if message not in own and message.startswith("Week ") else None
 
@@ -86,11 +85,9 @@ def find_definition(symbol: Symbol, package: Path) -> Location | None:
         text = path.read_text(encoding="utf-8")
         if symbol.is_region:
             mark = re.compile(rf"\s*\S+ BEGIN SOLUTION {re.escape(symbol.name)}\s*")
-            lines = text.splitlines()
-            return next(
-                (Location(path, i, symbol.name) for i, x in enumerate(lines, 1) if mark.fullmatch(x)),
-                None,
-            )
+            numbered = enumerate(text.splitlines(), start=1)
+            found = [number for number, line in numbered if mark.fullmatch(line)]
+            return Location(path, found[0], symbol.name) if found else None
         body = ast.parse(text).body
     except (OSError, UnicodeDecodeError, SyntaxError):
         return None
@@ -106,10 +103,10 @@ def find_definition(symbol: Symbol, package: Path) -> Location | None:
 
 
 def _message(error: BaseException) -> list[str]:
-    """The exception's own words, with its type if it was not made for a student to read."""
+    """The exception's own words, with its type unless it was made for a student to read."""
     text = str(error).strip()
-    if isinstance(error, TimeLimitExceeded | CheckFailure):
-        pass
+    if isinstance(error, TimeLimitExceeded | CheckFailure | SolutionMissing):
+        pass  # made for a student to read
     elif isinstance(error, AssertionError):
         # An assertion of a test; one of the solution shows its line below.
         text = text or "An assertion does not hold."
@@ -119,6 +116,20 @@ def _message(error: BaseException) -> list[str]:
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES} more lines)"]
     return [_shorten(line) for line in lines]
+
+
+def _missing_name(error: BaseException, package: Path) -> list[str]:
+    """One sentence if the test or the package imports what the package does not define."""
+    match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    if not isinstance(error, ImportError) or match is None:
+        return []
+    missing, module = match[1], match[2].split(".")
+    if module[0] != package.name:
+        return []
+    folder = os.path.relpath(package.joinpath(*module[1:]))
+    if len(module) == 1:
+        return [f"There is no {folder}/{missing}.py: create it."]
+    return [f"{folder}.py does not define {missing}."]
 
 
 def _describe_syntax_error(error: SyntaxError) -> list[str]:

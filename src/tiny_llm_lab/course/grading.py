@@ -7,7 +7,6 @@ skipped one "not verified"; neither counts as passed. Other tests are left alone
 """
 
 import random
-import re
 import signal
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -23,18 +22,20 @@ import numpy as np
 import pytest
 
 from . import failure, solution
+from .graded_tests import task_number
 from .manifest import Course, CourseError, Day, Task, load_course
 
 # Far above what any graded test needs, on any machine: only a loop that never ends reaches it.
 TIME_LIMIT_SECONDS = 60
+
+# Of the failing tests of a task, this many are explained in full, the others in a line or two.
+MOST_EXPLAINED = 3
 
 # What a failing test printed is shown from its end.
 MOST_PRINTED_LINES = 20
 
 # The parameters with which the same test also fails, named after the first.
 MOST_PARAMETERS = 6
-
-_TEST_NAME = re.compile(r"test_task_(\d+)_")
 
 
 class Outcome(StrEnum):
@@ -215,9 +216,7 @@ class Grading:
     # --- the report -------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter
-    ) -> Generator[None]:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
         """Print the failures and the table; pytest's own sections show the other tests only."""
         self._clear_progress()
         if not self.explains:
@@ -263,11 +262,15 @@ class Grading:
         by_name: dict[str, list[GradedTest]] = {}
         for test in failed:
             by_name.setdefault(test.name, []).append(test)
-        for name, (first, *others) in by_name.items():
+        for number, (name, (first, *others)) in enumerate(by_name.items()):
             out.write_line(name + (f" [{first.parameters}]" if first.parameters else ""), bold=True)
             if first.purpose:
                 out.write_line(first.purpose)
             out.write_line("")
+            if number >= MOST_EXPLAINED:
+                out.write_line(f"  {first.message[0]}")
+                out.write_line("")
+                continue
             for line in first.message:
                 out.write_line(f"  {line}")
             if others:
@@ -359,7 +362,8 @@ class Grading:
             if test.note
         )
         notes = [
-            f"{reason} ({count} test{'s' if count > 1 else ''})" for reason, count in reasons.items()
+            f"{reason} ({count} test{'s' if count > 1 else ''})"
+            for reason, count in reasons.items()
         ]
         if Outcome.FAILED in outcomes:
             return Outcome.FAILED, notes
@@ -377,10 +381,8 @@ class Grading:
         return self.day_of_file.get(path.resolve()) if path is not None else None
 
     def _task_of(self, item: pytest.Item) -> Task | None:
-        day, match = self._day_of(item), _TEST_NAME.match(item.name)
-        if day is None or match is None:
-            return None
-        return next((task for task in day.tasks if task.number == int(match[1])), None)
+        day, number = self._day_of(item), task_number(item.name)
+        return next((task for task in day.tasks if task.number == number), None) if day else None
 
     def _is_about_the_solution(self, error: BaseException) -> bool:
         package = solution.package_folder()
@@ -435,6 +437,10 @@ class Grading:
     def _terminal(self) -> pytest.TerminalReporter | None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         return reporter if isinstance(reporter, pytest.TerminalReporter) else None
+
+
+def _count(tests: int) -> str:
+    return "1 test" if tests == 1 else f"{tests} tests"
 
 
 def _skip_reason(report: pytest.TestReport) -> str:
