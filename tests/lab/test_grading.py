@@ -130,7 +130,9 @@ class SmallCourse:
     def run(self, *arguments: str, quiet: bool = True) -> pytest.RunResult:
         """Run pytest in this process, as `pdm run test` does."""
         options = ["-q", "--continue-on-collection-errors"] if quiet else []
-        return self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *options, *arguments)
+        return self.pytester.runpytest_inprocess(
+            "-p", "no:cacheprovider", "--disable-plugin-autoload", *options, *arguments
+        )
 
 
 @pytest.fixture
