@@ -49,6 +49,8 @@ def _check_tests(course: Course) -> Iterator[str]:
                     f"{day.tests}: the test {name} belongs to no task of {day.name}; "
                     "its name must begin with test_task_ and the task's number."
                 )
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{day.tests} has two tests named {name}, of which Python keeps only the last."
         for task in day.tasks:
             if task.number not in map(task_number, names):
                 yield f"{day.tests} has no test of task {task.id}."

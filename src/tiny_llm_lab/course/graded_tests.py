@@ -55,7 +55,7 @@ def task_number(test_name: str) -> int | None:
 
 
 def list_tests(course: Course, day: Day) -> list[str]:
-    """The names of a day's test functions, read without importing them.
+    """The names of what pytest runs in a day's test file, read without importing it.
 
     Raises:
         CourseError: the test file is missing or is not valid Python.
@@ -67,8 +67,8 @@ def list_tests(course: Course, day: Day) -> list[str]:
         raise CourseError(f"{day.tests}, the test file of {day.name}, is missing.") from error
     except SyntaxError as error:
         raise CourseError(f"{day.tests}, line {error.lineno}, is not valid Python.") from error
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return [node.name for node in functions if node.name.startswith("test")]
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [node.name for node in nodes if node.name.startswith(("test", "Test"))]
 
 
 def list_task_tests(course: Course, task: Task) -> list[str]:
@@ -104,20 +104,25 @@ def run_tests(
         "TINY_LLM_SOLUTION": "tiny_llm",
         "TINY_LLM_OUTCOMES": str(write_end),
         "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # Graded tests need no plugin that happens to be installed; some take a second to load.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     options = ["-q", "--tb=no", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
     options += ["-p", "tiny_llm_lab.course.outcomes"]
     outcomes: dict[str, Outcome] = {}
-    with tempfile.TemporaryFile("w+") as output, os.fdopen(read_end, encoding="utf-8") as reports:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, *tests],
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        os.fdopen(read_end, encoding="utf-8") as reports,
+        subprocess.Popen(
+            command,
             cwd=course.root,
             env=environment,
             pass_fds=[write_end],
             stdout=output,
             stderr=subprocess.STDOUT,
-        )
+        ) as process,
+    ):
         os.close(write_end)
         for line in reports:
             outcome = Outcome(**json.loads(line))
@@ -126,9 +131,9 @@ def run_tests(
                 report(outcome)
         exit_code = process.wait()
         output.seek(0)
-        last_lines = " ".join(output.read().split()[-40:])
+        last_words = " ".join(output.read().split()[-40:])
     if not outcomes:
-        raise CourseError(f"pytest ended with exit code {exit_code} before any test: {last_lines}")
+        raise CourseError(f"pytest ended with exit code {exit_code} before any test: {last_words}")
     died = f"the tests' process ended with exit code {exit_code} before this test was done"
     return [
         Outcome(outcome.test, "error", "", died) if outcome.result == "collected" else outcome

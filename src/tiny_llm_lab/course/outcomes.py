@@ -16,8 +16,9 @@ ENVIRONMENT_VARIABLE = "TINY_LLM_OUTCOMES"
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """Report a file that cannot be imported."""
     if report.failed:
-        lines = str(report.longrepr).strip().splitlines()
-        _send(test=report.nodeid, result="error", error="", message=lines[-1] if lines else "")
+        # The last line of pytest's text is the exception's, behind the margin `E   `.
+        last_line = str(report.longrepr).strip().rpartition("\n")[2].removeprefix("E").strip()
+        _send(test=report.nodeid, result="error", error="", message=last_line)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -52,21 +52,26 @@ def measure_progress(
     Raises:
         CourseError: a test file is missing, or pytest could not run.
     """
+    file_of = {task: course.day(task.week, task.day).tests for task in started}
+
+    def tasks_of(outcome: Outcome) -> list[Task]:
+        # A test file that cannot be imported, which has no task's number, fails all its tasks.
+        return [
+            task
+            for task in started
+            if file_of[task] == outcome.file and outcome.task_number in (task.number, None)
+        ]
+
+    def report_tasks(outcome: Outcome) -> None:
+        for task in tasks_of(outcome):
+            report(task)
+
     outcomes: dict[Task, list[Outcome]] = {task: [] for task in started}
     tests = [test for task in started for test in list_task_tests(course, task)]
     if tests:
-        task_of = {(course.day(task.week, task.day).tests, task.number): task for task in started}
-
-        def report_task(outcome: Outcome) -> None:
-            if task := task_of.get((outcome.file, outcome.task_number)):
-                report(task)
-
-        for outcome in run_tests(course, tests, course.student.parent, report_task):
-            for task in started:
-                file = course.day(task.week, task.day).tests
-                # A file that cannot be imported fails all of its tasks.
-                if outcome.file == file and outcome.task_number in (task.number, None):
-                    outcomes[task].append(outcome)
+        for outcome in run_tests(course, tests, course.student.parent, report_tasks):
+            for task in tasks_of(outcome):
+                outcomes[task].append(outcome)
     return [
         _judge(course, task, outcomes[task])
         if task in outcomes

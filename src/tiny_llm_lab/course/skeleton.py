@@ -29,6 +29,7 @@ A function that you have not written yet raises NotImplementedError and names it
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 _BEGIN = re.compile(r"^(?P<indent>\s*)(?P<comment>\S+) BEGIN SOLUTION (?P<name>\S+)\s*$")
+_TODO = re.compile(r"^\s*\S+ TODO Week \d")
 _END = re.compile(r"^\s*\S+ END SOLUTION\s*$")
 
 
@@ -381,7 +382,7 @@ def _written_regions(file: str, text: str) -> list[str]:
     return [
         region.name
         for region in _regions(file, text)
-        if region.end - region.start != 1 or " TODO Week " not in lines[region.start]
+        if region.end - region.start != 1 or not _TODO.match(lines[region.start])
     ]
 
 
