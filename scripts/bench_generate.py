@@ -27,7 +27,7 @@ from tiny_llm_ref.qwen3 import Qwen3Model
 
 FIGURE = FIGURES / "time-per-token.svg"
 CONTEXTS = [64, 128, 256, 512, 1024]
-ENGINES = ["no cache (week 1)", "mlx-lm, KV cache"]
+ENGINES = ["no cache", "KV cache (mlx-lm)"]
 
 
 def machine() -> dict[str, Any]:
@@ -111,32 +111,38 @@ def by_engine(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def table_rows(result: dict[str, Any]) -> list[list[str]]:
-    """A header and one row per context length: the medians, the spreads, and their ratio."""
+    """A header, and one row per context length: medians, their growth, and the engines' ratio."""
     header = ["tokens"]
     for name in ENGINES:
-        header += [f"{name}: ms (min to max)", "growth"]
+        header += [f"{name}, ms", "growth"]
     table = [[*header, "ratio"]]
     for pair in zip(*by_engine(result).values(), strict=True):
         cells = [f"{pair[0]['context']:,}"]
         for row, first in zip(pair, result["milliseconds"], strict=False):
-            cells.append(f"{row['median']:.1f} ({row['min']:.1f} to {row['max']:.1f})")
-            cells.append(f"{row['median'] / first['median']:.1f} x")
-        table.append([*cells, f"{pair[0]['median'] / pair[1]['median']:.0f} x"])
+            cells += [f"{row['median']:,.1f}", f"{row['median'] / first['median']:.1f}x"]
+        table.append([*cells, f"{pair[0]['median'] / pair[1]['median']:.0f}x"])
     return table
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table as the book shows it, with a line on where the numbers come from."""
-    header, *body = table_rows(result)
-    lines = [header, ["--:"] * len(header), *body]
-    where = result["machine"]
+def source(result: dict[str, Any]) -> str:
+    """One line on where the numbers come from and how far they spread."""
+    where, rows = result["machine"], result["milliseconds"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     cores = "one core" if where["cores"] == 1 else f"{where['cores']} cores"
-    source = (
-        f"Median of {result['repetitions']} interleaved repetitions on {where['cpu']} ({cores}, "
-        f"{where['os']}, {where['device']}), {versions}; model `{result['model']}`."
+    below = max(1 - row["min"] / row["median"] for row in rows)
+    above = max(row["max"] / row["median"] - 1 for row in rows)
+    return (
+        f"Medians of {result['repetitions']} interleaved repetitions; single timings are at most "
+        f"{below:.0%} below and {above:.0%} above. {where['cpu']} ({cores}, {where['os']}, "
+        f"{where['device'].upper()}), {versions}, model {result['model']}."
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{source}\n"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table as the book shows it."""
+    header, *body = table_rows(result)
+    lines = [header, ["--:"] * len(header), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{source(result)}\n"
 
 
 def draw(result: dict[str, Any]) -> Figure:
@@ -193,7 +199,9 @@ def main(
     table = Table(*header)
     for cells in body:
         table.add_row(*cells)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(source(result))
     print(json.dumps(result))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
