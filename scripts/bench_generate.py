@@ -1,7 +1,7 @@
 """Time per generated token against context length: week 1's loop and mlx-lm with its KV cache.
 
-Prints a table for people, then one JSON line for machines. `--output` stores the result and
-draws what the chapter of week 1, day 6 shows: a Markdown table and a figure.
+Prints a table for people, then one JSON line for machines. The chapter of week 1, day 6 shows the
+result stored with `--save`, as a Markdown table and a figure.
 """
 
 import json
@@ -25,7 +25,7 @@ from draw_figures import ACCENT, ACCENT_2, FIGURES, MUTED, Figure, Point
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
 
-FIGURE = FIGURES / "time-per-token.svg"
+RESULT = Path(__file__).resolve().parent.parent / "benches" / "week_1_generate.json"
 CONTEXTS = [64, 128, 256, 512, 1024]
 ENGINES = ["no cache", "KV cache (mlx-lm)"]
 
@@ -184,17 +184,15 @@ def draw(result: dict[str, Any]) -> Figure:
 
 def main(
     repetitions: Annotated[int, typer.Option(min=5, help="Timings per engine and length.")] = 9,
-    output: Annotated[
-        Path | None, typer.Option(help="Store the result here, with table and figure.")
-    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="For authors: store the result for the book.")
+    ] = False,
     redraw: Annotated[
-        bool, typer.Option(help="Draw table and figure anew from --output; measure nothing.")
+        bool, typer.Option("--redraw", help="For authors: draw the stored result; measure nothing.")
     ] = False,
 ) -> None:
     """Measure the time per generated token against the context length."""
-    if redraw and (output is None or not output.is_file()):
-        raise typer.BadParameter("--redraw needs --output with a stored result")
-    result = json.loads(output.read_text()) if redraw and output else measure(repetitions)
+    result = json.loads(RESULT.read_text()) if redraw else measure(repetitions)
     header, *body = table_rows(result)
     table = Table(*header)
     for cells in body:
@@ -203,11 +201,10 @@ def main(
     console.print(table)
     console.print(source(result))
     print(json.dumps(result))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
-        output.with_suffix(".md").write_text(markdown(result))
-        FIGURE.write_text(draw(result).svg())
+    if save or redraw:
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        RESULT.with_suffix(".md").write_text(markdown(result))
+        (FIGURES / "time-per-token.svg").write_text(draw(result).svg())
 
 
 if __name__ == "__main__":
