@@ -238,6 +238,18 @@ def test_part_of_a_tasks_tests_earns_no_points(course: SmallCourse) -> None:
             0 of 10 points.""")
 
 
+def test_run_that_is_stopped_earns_no_points_for_the_rest(course: SmallCourse) -> None:
+    course.write("doubling", "def double(x):\n    return x + x if x.size < 2 else 3 * x", DOUBLER)
+    report = report_of(course.run("-x"))
+    table = report[report.index("Week 1 Day 1: Doubling") :]
+    assert table == textwrap.dedent("""\
+        Week 1 Day 1: Doubling
+          1.1.1  Double  failed          1 of   2 tests  (not all run)
+        0 of 10 points.
+        Next: task 1.1.1, Double: book/src/week-1-day-1.md#task-1
+        !!!!!!!!!!!!!!!!!!!!!!!!!! stopping after 1 failures !!!!!!!!!!!!!!!!!!!!!!!!!!!""")
+
+
 # --- failures -------------------------------------------------------------------------------
 
 
@@ -246,7 +258,7 @@ def test_wrong_value(course: SmallCourse) -> None:
     result = course.run("tests/test_week_1_day_1.py", "-k", "task_1_every")
     assert report_of(result) == textwrap.dedent("""\
         ============================== Task 1.1.1: Double ==============================
-        test_task_1_every_element [1]
+        test_task_1_every_element [1]  (tests/test_week_1_day_1.py:7)
         Every element is doubled.
 
           double(x): 1 of 1 elements is wrong.
@@ -272,7 +284,11 @@ def failure_of(course: SmallCourse, *modules: str) -> str:
     """What is printed for the first failure of day 1, between its name and the next steps."""
     course.write("doubling", *modules)
     report = report_of(course.run("tests/test_week_1_day_1.py", "-k", "task_2"))
-    return report.partition("test_task_2_doubler\n")[2].partition("\nread ")[0].strip("\n")
+    return (
+        report.partition("test_task_2_doubler  (tests/test_week_1_day_1.py:16)\n")[2]
+        .partition("\nread ")[0]
+        .strip("\n")
+    )
 
 
 def test_exception_in_the_solution_names_its_line(course: SmallCourse) -> None:
@@ -308,6 +324,20 @@ def test_exception_below_the_solution_names_the_solutions_line(course: SmallCour
         "    look at    engine/doubling.py:5, in __call__",
         '               return json.loads("{")',
     ]
+
+
+def test_wrong_exception_names_the_line_that_raised_it(course: SmallCourse) -> None:
+    test = """
+        from solution import halving
+        from tiny_llm_lab.course.checks import assert_raises_clearly
+
+        def test_task_1_half():
+            assert_raises_clearly(ValueError, lambda: halving.half("a"), what='half("a")')
+    """
+    course.path("tests/test_week_1_day_2.py").write_text(textwrap.dedent(test))
+    report = report_of(course.run("tests/test_week_1_day_2.py"))
+    assert '  half("a") raises the wrong exception.\n    expected   ValueError\n' in report
+    assert "    look at    engine/halving.py:2, in half\n               return x / 2\n" in report
 
 
 def test_missing_definition_is_named(course: SmallCourse) -> None:

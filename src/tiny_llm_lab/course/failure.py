@@ -48,6 +48,8 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
     if isinstance(error, SyntaxError) and error.filename is not None:
         return _describe_syntax_error(error)
     raised_at = deepest_location(error.__traceback__, package)
+    if raised_at is None and error.__cause__ is not None:
+        raised_at = deepest_location(error.__cause__.__traceback__, package)
     lines = _missing_name(error, package) or _message(error)
     if raised_at is not None:
         lines.append(f"  look at    {raised_at}")

@@ -61,6 +61,8 @@ class GradedTest:
 
     Attributes:
         name: the test function's name.
+        place: the test's file and line.
+        purpose: the first paragraph of its docstring.
         parameters: what a parametrized test is run with, such as `float16-3`; else empty.
         note: the reason of a test that is not verified; the other task's stub that stopped one
             that is not started.
@@ -70,6 +72,7 @@ class GradedTest:
     task: Task
     name: str
     parameters: str
+    place: str
     purpose: str
     outcome: Outcome | None = None
     note: str = ""
@@ -92,7 +95,10 @@ class Grading:
         self.device = mx.default_device()
         arguments = config.invocation_params.args
         self.explains = not any(str(argument).startswith("--tb") for argument in arguments)
-        self.chosen_by_id = any("::" in str(argument) for argument in arguments)
+        # Chosen by name, or with --lf, the other tests of a task are not even collected.
+        self.partial = any("::" in str(argument) for argument in arguments) or config.getoption(
+            "lf", False
+        )
 
     # --- collection -------------------------------------------------------------------------
 
@@ -126,13 +132,17 @@ class Grading:
         """Find the graded tests, before any are deselected."""
         for item in items:
             task = self._task_of(item)
-            if task is None:
+            if task is None or not isinstance(item, pytest.Function):
                 continue
-            function: Any = getattr(item, "function", None)
             name, _, parameters = item.name.partition("[")
-            purpose = (function.__doc__ or "").strip().split("\n\n")[0]
+            file, line, _ = item.location
+            purpose = (item.function.__doc__ or "").strip().split("\n\n")[0]
             self.tests[item.nodeid] = GradedTest(
-                task, name, parameters.removesuffix("]"), " ".join(purpose.split())
+                task=task,
+                name=name,
+                parameters=parameters.removesuffix("]"),
+                place=f"{file}:{(line or 0) + 1}",
+                purpose=" ".join(purpose.split()),
             )
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
@@ -219,6 +229,8 @@ class Grading:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
         """Print the failures and the table; pytest's own sections show the other tests only."""
         self._clear_progress()
+        # A run that was stopped, as with -x, leaves tests without an outcome.
+        self.incomplete |= {test.task.id for test in self.tests.values() if test.outcome is None}
         if not self.explains:
             yield
         else:
@@ -247,11 +259,7 @@ class Grading:
                 out.write_line(line)
             out.write_line("")
         for task in self.course.tasks:
-            failed = [
-                test
-                for test in self.tests.values()
-                if test.task is task and test.outcome is Outcome.FAILED
-            ]
+            failed = [x for x in self._run_tests(task) if x.outcome is Outcome.FAILED]
             if failed:
                 out.write_sep("=", f"Task {task.id}: {task.title}", red=True)
                 self._print_failed_tests(out, failed)
@@ -263,7 +271,8 @@ class Grading:
         for test in failed:
             by_name.setdefault(test.name, []).append(test)
         for number, (name, (first, *others)) in enumerate(by_name.items()):
-            out.write_line(name + (f" [{first.parameters}]" if first.parameters else ""), bold=True)
+            out.write(name + (f" [{first.parameters}]" if first.parameters else ""), bold=True)
+            out.write_line(f"  ({first.place})")
             if first.purpose:
                 out.write_line(first.purpose)
             out.write_line("")
@@ -313,9 +322,9 @@ class Grading:
                 title = self.course.day(task.week, task.day).title
                 out.write_line(f"Week {task.week} Day {task.day}: {title}", bold=True)
             outcome, notes = self._judge(task)
-            tests = [test for test in self.tests.values() if test.task is task]
+            tests = self._run_tests(task)
             passed = sum(test.outcome is Outcome.PASSED for test in tests)
-            complete = not (self.chosen_by_id or task.id in self.incomplete)
+            complete = not self.partial and task.id not in self.incomplete
             points = task.points if outcome is Outcome.PASSED and complete else 0
             earned += points
             out.write(f"  {task.id:<7}{task.title:<{width}}  ")
@@ -340,7 +349,7 @@ class Grading:
         """Whether a task belongs into the table of this run."""
         day = f"{task.week}.{task.day}"
         return (
-            any(test.task is task for test in self.tests.values())
+            bool(self._run_tests(task))
             or day in self.unverified_days
             or any(day == broken.id for group in self.broken_days.values() for broken in group)
         )
@@ -352,7 +361,7 @@ class Grading:
             return Outcome.FAILED, []
         if day in self.unverified_days:
             return Outcome.NOT_VERIFIED, [f"not verified: {self.unverified_days[day]}"]
-        tests = [test for test in self.tests.values() if test.task is task]
+        tests = self._run_tests(task)
         outcomes = {test.outcome for test in tests}
         reasons = Counter(
             f"needs {test.note}"
@@ -373,6 +382,11 @@ class Grading:
         if outcomes == {Outcome.PASSED}:
             return Outcome.PASSED, notes
         return Outcome.NOT_VERIFIED, notes
+
+    def _run_tests(self, task: Task) -> list[GradedTest]:
+        """The tests of a task that have an outcome."""
+        tests = self.tests.values()
+        return [test for test in tests if test.task is task and test.outcome is not None]
 
     # --- helpers ----------------------------------------------------------------------------
 
@@ -433,6 +447,7 @@ class Grading:
         out = self._terminal()
         if out is not None and out.isatty and self.config.option.verbose < 0 and self.tests:
             out.rewrite("", erase=True)
+            out.write("\r")
 
     def _terminal(self) -> pytest.TerminalReporter | None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
