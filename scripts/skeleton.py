@@ -1,7 +1,7 @@
-"""`pdm run skeleton`: for the course's authors, the student's package as the reference has it.
+"""`pdm run skeleton`: for authors of the course, who keep src/tiny_llm as it is generated.
 
-Compares src/tiny_llm with what is generated from src/tiny_llm_ref and course.toml; `--write`
-generates it anew.
+Compares src/tiny_llm with what src/tiny_llm_ref and course.toml give; `--write` generates it anew.
+Students have no use for it: what they write in src/tiny_llm is a difference.
 """
 
 from typing import Annotated
@@ -26,19 +26,17 @@ def main(
             write_skeleton(course)
             print("src/tiny_llm is generated from src/tiny_llm_ref.")
             return
-        work, different = written(course), differences(course)
+        problems = [f"src/tiny_llm: {problem}" for problem in differences(course)]
+        work = written(course)
     except CourseError as error:
         fail(str(error), exit_code=1)
     if work:
-        print(f"src/tiny_llm holds a student's work, in {', '.join(work)}; it is not compared.")
-    elif different:
-        fail(
-            "\n".join(f"src/tiny_llm: {problem}" for problem in different)
-            + "\nAuthors of the course: run `pdm run skeleton --write`.",
-            exit_code=1,
-        )
-    else:
-        print("src/tiny_llm is what is generated from src/tiny_llm_ref.")
+        problems.append(f"src/tiny_llm holds work, which --write will not touch: {', '.join(work)}")
+    elif problems:
+        problems.append("pdm run skeleton --write generates it anew.")
+    if problems:
+        fail("\n".join(problems), exit_code=1)
+    print("src/tiny_llm is what is generated from src/tiny_llm_ref.")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from synthetic_course import edit, make_course
 
+from tiny_llm_lab.course import states
 from tiny_llm_lab.course.graded_tests import Outcome
 from tiny_llm_lab.course.manifest import Course
 from tiny_llm_lab.course.skeleton import build_package, read_package
@@ -153,10 +154,26 @@ def test_a_task_without_tests_is_noticed(course: Course) -> None:
 
 
 def test_a_skeleton_that_is_not_the_generated_one_is_noticed(course: Course) -> None:
+    course = edit(course, "src/tiny_llm_ref/basics.py", "Twice `x`.", "The double of `x`.")
+    assert check_skeleton(course) == [
+        "src/tiny_llm: basics.py is not what is generated from the reference."
+    ]
+
+
+def test_a_students_work_is_not_compared(course: Course) -> None:
     stub = 'raise NotImplementedError("Week 1 Day 1, Task 1: Double")'
     course = edit(course, "src/tiny_llm/basics.py", stub, "return clamp(x + x)")
-    assert check_skeleton(course) == [
-        "src/tiny_llm: basics.py is not what is generated from the reference.",
-        "src/tiny_llm holds a body: basics.double.",
-        "src/tiny_llm holds a line of the solution, in basics.py: return clamp(x + x)",
-    ]
+    assert check_skeleton(course) == []
+
+
+def test_a_skeleton_that_gives_a_solution_away_is_noticed(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_stubs(course: Course) -> dict[str, str]:
+        return read_package(course.reference)
+
+    monkeypatch.setattr(states, "build_package", without_stubs)
+    assert (
+        "The skeleton holds a line of the solution, in basics.py: return clamp(x + x)"
+        in check_skeleton(course)
+    )
