@@ -194,7 +194,7 @@ def test_message_for_wrong_elements() -> None:
         "  only where B = 1, H = 0, D = 2 to 3\n"
         "  expected   33\n"
         "  got        40\n"
-        "  error      7, 445,000 times the tolerance of 1.6e-05\n"
+        "  error      7, 111,000 times the tolerance of 6.3e-05\n"
         "  shape      2 x 3 x 10  (B x H x D)\n"
         "  around it  expected [31, 32, 33, 34, 35, 36, 37, 38, ...]\n"
         "             got      [31, 32, 40, 40, 35, 36, 37, 38, ...]"
@@ -226,7 +226,7 @@ def test_message_for_a_scalar() -> None:
         "the loss is wrong.\n"
         "  expected   4\n"
         "  got        3\n"
-        "  error      1, 524,000 times the tolerance of 1.9e-06"
+        "  error      1, 131,000 times the tolerance of 7.6e-06"
     )
 
 
@@ -343,18 +343,20 @@ def test_message_for_tokens_of_the_wrong_type(actual: object, words: str) -> Non
 
 
 def test_messages_for_texts() -> None:
-    assert_text_equal("one", "one", what="the text")
-    assert message_of(lambda: assert_text_equal("fox: 18", "fox: 17", what="the text")) == (
-        "the text differs from character 6 on.\n  expected   'fox: 17'\n  got        'fox: 18'"
+    assert_text_equal("one", "one", what="the answer")
+    assert message_of(lambda: assert_text_equal("fox: 18", "fox: 17", what="the answer")) == (
+        "the answer: the text differs from character 6 on.\n"
+        "  expected   'fox: 17'\n"
+        "  got        'fox: 18'"
     )
-    assert message_of(lambda: assert_text_equal("fox", "fox: 17", what="the text")).startswith(
-        "the text ends too early, after 3 characters."
+    assert message_of(lambda: assert_text_equal("fox", "fox: 17", what="the answer")).startswith(
+        "the answer: the text ends after 3 of 7 characters."
     )
-    assert message_of(lambda: assert_text_equal("fox: 17", "fox", what="the text")).startswith(
-        "the text goes on after it should end, at character 3."
+    assert message_of(lambda: assert_text_equal("fox: 17", "fox", what="the answer")).startswith(
+        "the answer: the text goes on after 3 characters, where it should end."
     )
-    assert message_of(lambda: assert_text_equal(7, "fox", what="the text")) == (
-        "the text must be a str, but is an int"
+    assert message_of(lambda: assert_text_equal(7, "fox", what="the answer")) == (
+        "the answer must be a str, but is an int"
     )
 
 

@@ -265,7 +265,7 @@ def test_wrong_value(course: SmallCourse) -> None:
             worst at   index [0]
             expected   2
             got        3
-            error      1, 1,050,000 times the tolerance of 9.5e-07
+            error      1, 262,000 times the tolerance of 3.8e-06
             look at    engine/doubling.py:1, in double
             it fails for 2, 3 as well
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from . import failure, solution
+from .checks import dtype_name
 from .graded_tests import task_number
 from .manifest import Course, CourseError, Day, Task, load_course
 
@@ -125,7 +126,7 @@ class Grading:
 
     def pytest_make_parametrize_id(self, val: object) -> str | None:
         """Call the parameters of a test `float16`, not `dtype0`."""
-        return str(val).removeprefix("mlx.core.") if isinstance(val, mx.Dtype) else None
+        return dtype_name(val) if isinstance(val, mx.Dtype) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
