@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import oracles
 import pytest
-from inputs import half_precision, normal
+from inputs import half_precision, left_alone, normal
 
 from solution import attention
 from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
@@ -177,7 +177,14 @@ def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     check_attention(query, key, value, what="grouped attention in half precision")
 
 
-@pytest.mark.parametrize(("H_q", "H_kv"), [(5, 2), (2, 4)])
+def test_task_2_query_is_left_alone() -> None:
+    """The caller's query is the same after the call."""
+    query, key, value = inputs(B)
+    with left_alone(query, "scaled_dot_product_attention_grouped(query, key, value)"):
+        mx.eval(attention.scaled_dot_product_attention_grouped(query, key, value))
+
+
+@pytest.mark.parametrize(("H_q", "H_kv"), [(5, 2), (1, 3)])
 def test_task_2_uneven_groups_are_refused(H_q: int, H_kv: int) -> None:
     """Query heads that cannot share the key/value heads evenly raise ValueError."""
     query, key, value = inputs(B, H_q=H_q, H_kv=H_kv)
@@ -215,17 +222,15 @@ def test_task_3_mask(shape: str) -> None:
     check_attention(query, key, value, mask=mask, what=f"grouped attention with a mask {shape}")
 
 
-def test_task_3_mask_without_batch() -> None:
-    """Without leading axes, a mask for each query head has three axes."""
-    query, key, value = inputs()
-    mask = random_mask(H_Q, L, S)
-    check_attention(
-        query,
-        key,
-        value,
-        mask=mask,
-        what="grouped attention of arrays without a batch axis, with a mask H_q x L x S",
-    )
+@pytest.mark.parametrize("leading", [(), (3, 2)], ids=str)
+def test_task_3_other_leading_axes(leading: tuple[int, ...]) -> None:
+    """A mask for each query head, and "causal", without a batch axis and with more than one."""
+    query, key, value = inputs(*leading)
+    where = f"query {query.shape}, key and value {key.shape}"
+    what = f"grouped attention with a mask H_q x L x S, {where}"
+    check_attention(query, key, value, mask=random_mask(H_Q, L, S), what=what)
+    what = f'grouped attention with mask="causal", {where}'
+    check_attention(query, key, value, mask="causal", what=what)
 
 
 @pytest.mark.parametrize("length", [1, L, S])
