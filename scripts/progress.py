@@ -74,7 +74,7 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
         if item.status in ("failing", "not started"):
             task = item.task
             console.print(
-                f"Next: {task.id} {task.title}, "
+                f"Next: task {task.id}, {task.title}: "
                 f"pdm run test --week {task.week} --day {task.day} -- -k task_{task.number}"
             )
             break

@@ -196,7 +196,6 @@ def make_course(root: Path) -> Course:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     course = load_course(root)
-    course.student.mkdir()
     write_skeleton(course)
     return course
 

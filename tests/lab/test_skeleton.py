@@ -147,6 +147,13 @@ def test_a_method_can_belong_to_a_later_day_than_its_class(course: Course) -> No
         ("basics.py", "import math", "import math\n\nprint(1)", "line 5 is neither the symbol"),
         ("shapes.py", '"""Two sides."""', "pass", "Square.half_perimeter in shapes.py of the"),
         ("shapes.py", "class Square", "class Circle", "Circle is neither the symbol"),
+        (
+            "shapes.py",
+            "    corners: int = 4",
+            "    class Corner:\n        def angle(self):\n            return 90",
+            "line 9: the class Square may only hold methods and attributes",
+        ),
+        ("cpp/add.cpp", "// BEGIN", "//BEGIN", "line 2: write `BEGIN SOLUTION name`"),
         ("cpp/add.cpp", "SOLUTION add", "SOLUTION plus", "no line `BEGIN SOLUTION add`"),
         ("cpp/add.cpp", "// END SOLUTION\n", "", "BEGIN SOLUTION without an end"),
         ("cpp/add.cpp", "// BEGIN SOLUTION add\n", "", "END SOLUTION without a beginning"),
@@ -211,6 +218,7 @@ def test_a_skeleton_behind_the_reference_is_noticed(course: Course) -> None:
         ("basics.py", "import math", "import math\n\ndef helper():\n    return 1", "basics.helper"),
         ("basics.py", "import math", "import math\n\ndef helper(:", "basics.py"),
         ("cpp/add.cpp", "// TODO Week 1 Day 2, Task 3: Add in C++", "return a;", "cpp/add.cpp#add"),
+        ("cpp/add.cpp", "// END SOLUTION", "", "cpp/add.cpp#add"),
     ],
 )
 def test_a_students_work_is_never_overwritten(
@@ -232,7 +240,8 @@ def test_a_task_is_written_once_one_of_its_stubs_is_gone(course: Course) -> None
     assert [task.id for task in course.tasks if is_written(course, task)] == ["1.2.1", "1.2.2"]
     edit(course, "src/tiny_llm/cpp/add.cpp", "// TODO", "return a + b; // TODO")
     assert is_written(course, course.task("1.2.3"))
-    (course.student / "shapes.py").write_text("class Square(:\n")
+    (course.student / "notes.pdf").write_bytes(b"\xff\x00")
+    (course.student / "shapes.py").write_bytes(b"class Square:\x00\n")
     assert is_written(course, course.task("1.1.2"))
     assert not is_written(course, course.task("1.1.1"))
 

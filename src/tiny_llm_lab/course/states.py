@@ -9,10 +9,11 @@ On each state N the gates run two days:
 - day N+1 fails, test by test: a test that passes without the work of its day tests nothing.
 
 That earlier days pass on state N too needs no run of its own. State N differs from state d < N
-only in stubs that have become real; a test that passed on state d met none of these stubs, since
-a stub raises (and no test has reason to swallow that), and so does the same on state N. The last state is checked to be the reference
-itself, on which `pdm run test-refsol` runs all tests. So the gates cost about one run of every
-day, where running days 1 to N on each state would cost a square number of them.
+only in stubs that have become real. A test that passed on state d met none of these stubs, since a
+stub raises (and no test has reason to swallow that), so it does the same on state N. The last
+state is checked to be the reference itself, on which `pdm run test-refsol` runs all tests. So the
+gates cost about one run of every day, where running days 1 to N on each state would cost a square
+number of them.
 """
 
 import tempfile
