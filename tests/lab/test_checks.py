@@ -10,6 +10,7 @@ import pytest
 
 from tiny_llm_lab.course.checks import (
     CheckFailure,
+    arguments_unchanged,
     assert_close,
     assert_distribution,
     assert_raises_clearly,
@@ -397,6 +398,28 @@ def test_stub_does_not_pass_as_an_error_that_is_raised_clearly(exception: type[E
 def test_check() -> None:
     check(True, "never shown")
     assert message_of(lambda: check([], "the list is empty")) == "the list is empty"
+
+
+def test_call_that_changes_its_argument_fails() -> None:
+    def softmax(x: mx.array) -> mx.array:
+        x -= x.max()
+        return mx.softmax(x)
+
+    def call() -> None:
+        x, w = mx.array([1.0, 2.0]), mx.array([3.0])
+        with arguments_unchanged("softmax(x)", w=w, x=x):
+            softmax(x)
+
+    assert message_of(call) == (
+        "softmax(x) changes the caller's x.\n"
+        "  `x += y` changes the array itself; `x = x + y` makes a new one."
+    )
+
+
+def test_call_that_leaves_its_arguments_alone_passes() -> None:
+    x, mask = mx.array([1.0, mx.nan]), mx.array([True, False])
+    with arguments_unchanged("softmax(x)", x=x, mask=mask):
+        mx.softmax(x + 1)
 
 
 # --- distributions --------------------------------------------------------------------------

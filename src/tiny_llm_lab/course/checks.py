@@ -25,7 +25,8 @@ leaves 0.4 and 3 percent.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -227,6 +228,29 @@ def assert_raises_clearly(
         ) from error
     else:
         raise CheckFailure(f"{what} must raise {exception.__name__}, but raises nothing")
+
+
+@contextmanager
+def arguments_unchanged(what: str, **arguments: mx.array) -> Iterator[None]:
+    """The calls in the `with` block must leave these arrays as they are.
+
+    `x += y` and `x[0] = y` change the array of the caller, who may need it still.
+
+    Args:
+        what: names the call for the student.
+        arguments: the arrays by the names of the parameters that they are handed in for.
+
+    Raises:
+        CheckFailure: naming the first array that is not what it was.
+    """
+    before = {name: _to_numpy(array) for name, array in arguments.items()}
+    yield
+    for name, array in arguments.items():
+        if not np.array_equal(_to_numpy(array), before[name], equal_nan=True):
+            raise CheckFailure(
+                f"{what} changes the caller's {name}.\n"
+                f"  `{name} += y` changes the array itself; `{name} = {name} + y` makes a new one."
+            )
 
 
 def assert_distribution(
