@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tiny_llm_lab.cli import fail
@@ -50,15 +51,16 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
     for name in ("Task", "", "Status", "Tests", "Points"):
         table.add_column(name, justify="right" if name in ("Tests", "Points") else "left")
     for day in course.days:
-        table.add_row(f"[bold]{day.id}", f"[bold]{day.title}")
+        table.add_row(f"[bold]{day.id}", f"[bold]{escape(day.title)}")
         for item in progress:
             task = item.task
             if (task.week, task.day) != (day.week, day.number):
                 continue
             earned = task.points if item.status == "done" else 0
+            needs = f" [dim](needs {escape(item.needs)})" if item.needs else ""
             table.add_row(
                 task.id,
-                task.title + (f" [dim](needs {item.needs})" if item.needs else ""),
+                escape(task.title) + needs,
                 f"[{STYLES[item.status]}]{item.status}",
                 f"{item.passed}/{item.tests}" if item.tests else "",
                 f"{earned}/{task.points}",
@@ -74,7 +76,7 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
         if item.status in ("failing", "not started"):
             task = item.task
             console.print(
-                f"Next: task {task.id}, {task.title}: "
+                f"Next: task {task.id}, {escape(task.title)}: "
                 f"pdm run test --week {task.week} --day {task.day} -- -k task_{task.number}"
             )
             break
