@@ -1,5 +1,6 @@
 """`pdm run book`: build the book and serve it on this machine, rebuilt when a chapter changes."""
 
+import signal
 import socket
 import sys
 import tempfile
@@ -39,6 +40,8 @@ def serve(pages: Path, port: int) -> int:
     """Run mdBook's server until it is interrupted; return the exit code."""
     process = run_mdbook(BOOK, ["serve", "-d", str(pages), "-n", HOST, "-p", str(port)])
     assert process.stderr is not None
+    # Asked to end politely, stop the server too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for line in process.stderr:
             if "Serving on" in line:
@@ -46,10 +49,11 @@ def serve(pages: Path, port: int) -> int:
             for problem in read_log(line):
                 print(problem, flush=True)
     except KeyboardInterrupt:
+        return 0
+    finally:
         process.terminate()
         process.wait()
-        return 0
-    return process.wait()
+    return process.returncode
 
 
 def free_port(first: int) -> int:

@@ -25,6 +25,22 @@
     document.body.prepend(link);
 })();
 
+// mdBook's button for the table of contents is a label, which the keyboard does not reach.
+(function contentsButton() {
+    const button = document.getElementById("mdbook-sidebar-toggle");
+    if (!button) {
+        return;
+    }
+    button.tabIndex = 0;
+    button.setAttribute("role", "button");
+    button.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" || event.key === " ") {
+            event.preventDefault();
+            button.click();
+        }
+    });
+})();
+
 // A box that is wider than the page can be reached with Tab and scrolled with the arrow keys,
 // which mdBook would otherwise take for "next chapter".
 (function scrollableBoxes() {

@@ -37,7 +37,9 @@ def render_formula(latex: str, display: bool) -> str:
     try:
         # Parsing removes the prefix that the namespace would otherwise get on every element.
         mathml = convert(source, display="block" if display else "inline")
-        math = ElementTree.fromstring(mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+        math = ElementTree.fromstring(
+            mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+        )
     except ElementTree.ParseError:
         raise ValueError("an & stands outside of a matrix") from None
     except Exception as error:  # The converter raises many unrelated classes.
@@ -75,11 +77,7 @@ def _improve(parent: ElementTree.Element) -> None:
     for child in parent:
         _improve(child)
         previous = children[-1] if children else None
-        if (
-            _is_upright_letter(child)
-            and previous is not None
-            and _is_upright_letter(previous)
-        ):
+        if _is_upright_letter(child) and previous is not None and _is_upright_letter(previous):
             previous.text = f"{previous.text}{child.text}"
             continue
         children.append(child)
@@ -92,9 +90,13 @@ def _improve(parent: ElementTree.Element) -> None:
         if child.tag == "mo" and (child.text or "").isalpha() and (child.text or "").isascii():
             child.tag = "mi"
             child.attrib.clear()
+        if child.tag == "mo" and child.text == "/":
+            child.attrib.update(lspace="0", rspace="0")
         starts_group = following is not None and (following.text or "") in ("(", "[", "{")
-        if parent.tag in ("mrow", "math", "mtd") and _is_function(child) and not (
-            following is None or starts_group or following.tag in ("mo", "mspace")
+        if (
+            parent.tag in ("mrow", "math", "mtd")
+            and _is_function(child)
+            and not (following is None or starts_group or following.tag in ("mo", "mspace"))
         ):
             parent.append(ElementTree.Element("mspace", width=_THIN_SPACE))
 
