@@ -191,6 +191,21 @@ def test_untouched_stubs_are_not_started(course: SmallCourse) -> None:
     result.stdout.re_match_lines([r"6 failed, 1 passed in .*s"])
 
 
+def test_not_implemented_error_of_a_library_is_a_failure(course: SmallCourse) -> None:
+    course.write(
+        "halving",
+        """
+        import asyncio
+
+        def half(x):
+            return asyncio.AbstractEventLoop().stop()
+        """,
+    )
+    report = report_of(course.run("tests/test_week_1_day_2.py"))
+    assert "  NotImplementedError\n    look at    engine/halving.py:4, in half\n" in report
+    assert "  1.2.1  Half  failed " in report
+
+
 def test_stub_in_one_branch_is_a_failure(course: SmallCourse) -> None:
     course.write(
         "doubling",

@@ -64,19 +64,24 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
     return lines
 
 
-def missing_work(error: NotImplementedError, task: Task, course: Course) -> str | None:
-    """The stub that stopped a test, if it belongs to another task than the test; else None."""
+def is_stub(error: BaseException, package: Path) -> bool:
+    """Whether a function of the package itself says that it is not written yet."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, NotImplementedError) and _is_in(frames[-1].filename, package)
+
+
+def missing_work(error: BaseException, task: Task, course: Course) -> str:
+    """The stub that stopped a test, if it belongs to another task than the test; else empty."""
     own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
     message = str(error)
-    return message if message not in own and message.startswith("Week ") else None
+    return message if message not in own and message.startswith("Week ") else ""
 
 
 def deepest_location(trace: TracebackType | None, package: Path) -> Location | None:
     """The innermost line of the package that an exception passed through, if any."""
     for frame in reversed(traceback.extract_tb(trace)):
-        path = Path(frame.filename)
-        if path.is_absolute() and path.resolve().is_relative_to(package):
-            return Location(path.resolve(), frame.lineno or 0, frame.name)
+        if _is_in(frame.filename, package):
+            return Location(Path(frame.filename).resolve(), frame.lineno or 0, frame.name)
     return None
 
 
@@ -102,6 +107,12 @@ def find_definition(symbol: Symbol, package: Path) -> Location | None:
         else:
             return None
     return Location(path, line, symbol.name) if line is not None else None
+
+
+def _is_in(filename: str, package: Path) -> bool:
+    # Not a file are names such as `<string>`, which would resolve to the current folder.
+    path = Path(filename)
+    return path.is_absolute() and path.resolve().is_relative_to(package)
 
 
 def _message(error: BaseException) -> list[str]:

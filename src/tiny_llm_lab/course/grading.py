@@ -8,11 +8,8 @@ skipped one "not verified"; neither counts as passed. Other tests are left alone
 
 import random
 import signal
-from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,60 +22,11 @@ from . import failure, solution
 from .checks import dtype_name
 from .graded_tests import task_number
 from .manifest import Course, CourseError, Day, Task, load_course
+from .task_report import print_failures, print_table
+from .task_results import GradedTest, Outcome, TaskResults
 
 # Far above what any graded test needs, on any machine: only a loop that never ends reaches it.
 TIME_LIMIT_SECONDS = 60
-
-# Of the failing tests of a task, this many are explained in full, the others in a line or two.
-MOST_EXPLAINED = 3
-
-# What a failing test printed is shown from its end.
-MOST_PRINTED_LINES = 20
-
-# The parameters with which the same test also fails, named after the first.
-MOST_PARAMETERS = 6
-
-
-class Outcome(StrEnum):
-    """What became of a test or a task."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_STARTED = "not started"
-    NOT_VERIFIED = "not verified"
-
-
-_COLORS: dict[Outcome, dict[str, bool]] = {
-    Outcome.PASSED: {"green": True},
-    Outcome.FAILED: {"red": True},
-    Outcome.NOT_STARTED: {},
-    Outcome.NOT_VERIFIED: {"yellow": True},
-}
-
-
-@dataclass
-class GradedTest:
-    """One graded test, and what became of it.
-
-    Attributes:
-        name: the test function's name.
-        place: the test's file and line.
-        purpose: the first paragraph of its docstring.
-        parameters: what a parametrized test is run with, such as `float16-3`; else empty.
-        note: the reason of a test that is not verified; the other task's stub that stopped one
-            that is not started.
-        message: the lines that explain a failure.
-    """
-
-    task: Task
-    name: str
-    parameters: str
-    place: str
-    purpose: str
-    outcome: Outcome | None = None
-    note: str = ""
-    message: list[str] = field(default_factory=list)
-    printed: str = ""
 
 
 class Grading:
@@ -89,17 +37,13 @@ class Grading:
         self.course = course
         self.config = config
         self.day_of_file = {(course.root / day.tests).resolve(): day for day in course.days}
-        self.tests: dict[str, GradedTest] = {}
-        self.incomplete: set[str] = set()
-        self.broken_days: dict[tuple[str, ...], list[Day]] = {}
-        self.unverified_days: dict[str, str] = {}
+        self.results = TaskResults(course)
         self.device = mx.default_device()
         arguments = config.invocation_params.args
         self.explains = not any(str(argument).startswith("--tb") for argument in arguments)
-        # Chosen by name, or with --lf, the other tests of a task are not even collected.
-        self.partial = any("::" in str(argument) for argument in arguments) or config.getoption(
-            "lf", False
-        )
+        # Of tests chosen by name, or with --lf, the task's others are not even collected.
+        if any("::" in str(argument) for argument in arguments) or config.getoption("lf", False):
+            self.results.incomplete.update(course.tasks)
 
     # --- collection -------------------------------------------------------------------------
 
@@ -113,7 +57,7 @@ class Grading:
         if day is None:
             return report
         if report.skipped and isinstance(report.longrepr, tuple):
-            self.unverified_days[day.id] = report.longrepr[2].removeprefix("Skipped: ")
+            self.results.unverified_days[day] = report.longrepr[2].removeprefix("Skipped: ")
         call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
         if report.failed and call is not None and call.excinfo is not None:
             error = call.excinfo.value
@@ -121,7 +65,7 @@ class Grading:
                 error = error.__cause__
             if self._is_about_the_solution(error):
                 lines = tuple(failure.describe(error, None, solution.package_folder()))
-                self.broken_days.setdefault(lines, []).append(day)
+                self.results.broken_days.setdefault(lines, []).append(day)
         return report
 
     def pytest_make_parametrize_id(self, val: object) -> str | None:
@@ -138,7 +82,7 @@ class Grading:
             name, _, parameters = item.name.partition("[")
             file, line, _ = item.location
             purpose = (item.function.__doc__ or "").strip().split("\n\n")[0]
-            self.tests[item.nodeid] = GradedTest(
+            self.results.tests[item.nodeid] = GradedTest(
                 task=task,
                 name=name,
                 parameters=parameters.removesuffix("]"),
@@ -149,16 +93,16 @@ class Grading:
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Forget what is not run, but remember that its task is not complete."""
         for item in items:
-            test = self.tests.pop(item.nodeid, None)
+            test = self.results.tests.pop(item.nodeid, None)
             if test is not None:
-                self.incomplete.add(test.task.id)
+                self.results.incomplete.add(test.task)
 
     # --- running ----------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Start every graded test from the same seeds and device, and show which task it is."""
-        test = self.tests.get(item.nodeid)
+        test = self.results.tests.get(item.nodeid)
         if test is None:
             return (yield)
         self._show_progress(test)
@@ -193,14 +137,14 @@ class Grading:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Note what became of a graded test."""
         report = yield
-        test = self.tests.get(item.nodeid)
+        test = self.results.tests.get(item.nodeid)
         if test is None:
             return report
         if report.failed and call.excinfo is not None:
             error = call.excinfo.value
-            if isinstance(error, NotImplementedError):
+            if failure.is_stub(error, solution.package_folder()):
                 test.outcome = Outcome.NOT_STARTED
-                test.note = failure.missing_work(error, test.task, self.course) or ""
+                test.note = failure.missing_work(error, test.task, self.course)
             else:
                 test.outcome = Outcome.FAILED
                 test.message = failure.describe(error, test.task, solution.package_folder())
@@ -217,7 +161,7 @@ class Grading:
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, str] | None:
         """With -q, print no letter for a graded test: the table says it better."""
-        if self.config.option.verbose >= 0 or report.nodeid not in self.tests:
+        if self.config.option.verbose >= 0 or report.nodeid not in self.results.tests:
             return None
         if report.when == "call" or not report.passed:
             category = "error" if report.failed and report.when != "call" else report.outcome
@@ -230,8 +174,6 @@ class Grading:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
         """Print the failures and the table; pytest's own sections show the other tests only."""
         self._clear_progress()
-        # A run that was stopped, as with -x, leaves tests without an outcome.
-        self.incomplete |= {test.task.id for test in self.tests.values() if test.outcome is None}
         if not self.explains:
             yield
         else:
@@ -241,153 +183,15 @@ class Grading:
                 stats[key] = [report for report in reports if not self._is_explained(report)]
             yield
             stats.update(everything)
-            self._print_failures(terminalreporter)
-        self._print_table(terminalreporter)
+            print_failures(terminalreporter, self.results)
+        print_table(terminalreporter, self.results)
 
     def _is_explained(self, report: Any) -> bool:
         """Whether this plugin reports a test's or a file's result in its own way."""
-        if report.nodeid in self.tests:
+        if report.nodeid in self.results.tests:
             return True
-        days = {day.tests for group in self.broken_days.values() for day in group}
-        days |= {day.tests for day in self.course.days if day.id in self.unverified_days}
-        return report.nodeid in days
-
-    def _print_failures(self, out: pytest.TerminalReporter) -> None:
-        for lines, days in self.broken_days.items():
-            names = ", ".join(day.name for day in days)
-            out.write_sep("=", f"{names} cannot be tested", red=True)
-            for line in lines:
-                out.write_line(line)
-            out.write_line("")
-        for task in self.course.tasks:
-            failed = [x for x in self._run_tests(task) if x.outcome is Outcome.FAILED]
-            if failed:
-                out.write_sep("=", f"Task {task.id}: {task.title}", red=True)
-                self._print_failed_tests(out, failed)
-                self._print_next_steps(out, task)
-
-    def _print_failed_tests(self, out: pytest.TerminalReporter, failed: list[GradedTest]) -> None:
-        """The failing tests of a task; of a parametrized one the first, then the parameters."""
-        by_name: dict[str, list[GradedTest]] = {}
-        for test in failed:
-            by_name.setdefault(test.name, []).append(test)
-        for number, (name, (first, *others)) in enumerate(by_name.items()):
-            out.write(name + (f" [{first.parameters}]" if first.parameters else ""), bold=True)
-            out.write_line(f"  ({first.place})")
-            if first.purpose:
-                out.write_line(first.purpose)
-            out.write_line("")
-            if number >= MOST_EXPLAINED:
-                out.write_line(f"  {first.message[0]}")
-                out.write_line("")
-                continue
-            for line in first.message:
-                out.write_line(f"  {line}")
-            if others:
-                parameters = ", ".join(test.parameters for test in others[:MOST_PARAMETERS])
-                more = f" and {len(others) - MOST_PARAMETERS} more"
-                out.write_line(
-                    f"    it fails for {parameters}{more if len(others) > MOST_PARAMETERS else ''}"
-                    " as well"
-                )
-            self._print_printed(out, first.printed)
-            out.write_line("")
-
-    def _print_printed(self, out: pytest.TerminalReporter, printed: str) -> None:
-        lines = printed.splitlines()
-        if lines:
-            out.write_line("    it printed")
-        for line in lines[-MOST_PRINTED_LINES:]:
-            out.write_line(f"      {line}")
-
-    def _print_next_steps(self, out: pytest.TerminalReporter, task: Task) -> None:
-        command = "test" if solution.package_name() == solution.STUDENT else "test-refsol"
-        out.write_line(f"read        {self._chapter(task)}")
-        out.write_line(
-            f"run again   pdm run {command} --week {task.week} --day {task.day} -- "
-            f"-k task_{task.number}"
-        )
-        out.write_line(f"a hint      pdm run hint {task.id}")
-        out.write_line("")
-
-    def _print_table(self, out: pytest.TerminalReporter) -> None:
-        tasks = [task for task in self.course.tasks if self._concerns(task)]
-        if not tasks:
-            return
-        earned = 0
-        width = max(len(task.title) for task in tasks)
-        day = ""
-        for task in tasks:
-            if day != f"{task.week}.{task.day}":
-                day = f"{task.week}.{task.day}"
-                title = self.course.day(task.week, task.day).title
-                out.write_line(f"Week {task.week} Day {task.day}: {title}", bold=True)
-            outcome, notes = self._judge(task)
-            tests = self._run_tests(task)
-            passed = sum(test.outcome is Outcome.PASSED for test in tests)
-            complete = not self.partial and task.id not in self.incomplete
-            points = task.points if outcome is Outcome.PASSED and complete else 0
-            earned += points
-            out.write(f"  {task.id:<7}{task.title:<{width}}  ")
-            out.write(f"{outcome:<12}", **_COLORS[outcome])
-            out.write_line(
-                f"  {passed:>3} of {len(tests):>3} tests"
-                + (f"  {points:>3} of {task.points:>3} points" if complete else "  (not all run)")
-            )
-            for note in notes:
-                out.write_line(f"  {'':<7}{note}")
-        total = sum(task.points for task in tasks)
-        out.write_line(f"{earned} of {total} points.")
-        unfinished = [task for task in tasks if self._judge(task)[0] is not Outcome.PASSED]
-        open_tasks = [
-            task for task in unfinished if self._judge(task)[0] is not Outcome.NOT_VERIFIED
-        ]
-        if open_tasks:
-            task = open_tasks[0]
-            out.write_line(f"Next: task {task.id}, {task.title}: {self._chapter(task)}")
-
-    def _concerns(self, task: Task) -> bool:
-        """Whether a task belongs into the table of this run."""
-        day = f"{task.week}.{task.day}"
-        return (
-            bool(self._run_tests(task))
-            or day in self.unverified_days
-            or any(day == broken.id for group in self.broken_days.values() for broken in group)
-        )
-
-    def _judge(self, task: Task) -> tuple[Outcome, list[str]]:
-        """What became of a task, and why it is not started or not verified."""
-        day = f"{task.week}.{task.day}"
-        if any(day == broken.id for group in self.broken_days.values() for broken in group):
-            return Outcome.FAILED, []
-        if day in self.unverified_days:
-            return Outcome.NOT_VERIFIED, [f"not verified: {self.unverified_days[day]}"]
-        tests = self._run_tests(task)
-        outcomes = {test.outcome for test in tests}
-        reasons = Counter(
-            f"needs {test.note}"
-            if test.outcome is Outcome.NOT_STARTED
-            else f"not verified: {test.note}"
-            for test in tests
-            if test.note
-        )
-        notes = [
-            f"{reason} ({count} test{'s' if count > 1 else ''})"
-            for reason, count in reasons.items()
-        ]
-        if Outcome.FAILED in outcomes:
-            return Outcome.FAILED, notes
-        if Outcome.NOT_STARTED in outcomes:
-            started = Outcome.PASSED in outcomes
-            return (Outcome.FAILED if started else Outcome.NOT_STARTED), notes
-        if outcomes == {Outcome.PASSED}:
-            return Outcome.PASSED, notes
-        return Outcome.NOT_VERIFIED, notes
-
-    def _run_tests(self, task: Task) -> list[GradedTest]:
-        """The tests of a task that have an outcome."""
-        tests = self.tests.values()
-        return [test for test in tests if test.task is task and test.outcome is not None]
+        explained = {*self.results.unverified_days}.union(*self.results.broken_days.values())
+        return report.nodeid in [day.tests for day in explained]
 
     # --- helpers ----------------------------------------------------------------------------
 
@@ -408,18 +212,13 @@ class Grading:
         name = (error.name or "") if isinstance(error, ImportError) else ""
         return name.split(".")[0] in (solution.package_name(), solution.ALIAS)
 
-    def _chapter(self, task: Task) -> str:
-        day = self.course.day(task.week, task.day)
-        book = self.course.book.relative_to(self.course.root).as_posix()
-        return f"{book}/{day.chapter}#task-{task.number}"
-
     @contextmanager
     def _time_limit(self, item: pytest.Item) -> Iterator[None]:
         """Raise TimeLimitExceeded in a graded test, every second from the limit on.
 
         Once is not enough: the solution may hold an `except:` without a type.
         """
-        if item.nodeid not in self.tests or self.config.option.usepdb:
+        if item.nodeid not in self.results.tests or self.config.option.usepdb:
             yield
             return
 
@@ -440,23 +239,21 @@ class Grading:
         """On a terminal, with -q, one line says what is running."""
         out = self._terminal()
         if out is not None and out.isatty and self.config.option.verbose < 0:
-            done = sum(other.outcome is not None for other in self.tests.values())
-            line = f"{done + 1} of {len(self.tests)}: task {test.task.id}, {test.task.title}"
+            done = sum(other.outcome is not None for other in self.results.tests.values())
+            line = (
+                f"{done + 1} of {len(self.results.tests)}: task {test.task.id}, {test.task.title}"
+            )
             out.rewrite(line, erase=True)
 
     def _clear_progress(self) -> None:
         out = self._terminal()
-        if out is not None and out.isatty and self.config.option.verbose < 0 and self.tests:
+        if out is not None and out.isatty and self.config.option.verbose < 0 and self.results.tests:
             out.rewrite("", erase=True)
             out.write("\r")
 
     def _terminal(self) -> pytest.TerminalReporter | None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         return reporter if isinstance(reporter, pytest.TerminalReporter) else None
-
-
-def _count(tests: int) -> str:
-    return "1 test" if tests == 1 else f"{tests} tests"
 
 
 def _skip_reason(report: pytest.TestReport) -> str:
