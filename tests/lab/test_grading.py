@@ -357,7 +357,10 @@ def test_wrong_exception_names_the_line_that_raised_it(course: SmallCourse) -> N
 
 def test_missing_definition_is_named(course: SmallCourse) -> None:
     shown = failure_of(course, DOUBLE)
-    assert shown == "  AttributeError: module 'engine.doubling' has no attribute 'Doubler'"
+    assert shown == (
+        "  AttributeError: module 'engine.doubling' has no attribute 'Doubler'\n"
+        "    look at    engine/doubling.py"
+    )
 
 
 def test_printed_lines_are_shown_from_their_end(course: SmallCourse) -> None:

@@ -58,9 +58,8 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
             lines.append(f"             {_shorten(source)}")
     elif task is not None:
         for symbol in task.symbols:
-            location = find_definition(symbol, package)
-            if location is not None:
-                lines.append(f"  look at    {location}")
+            place = find_definition(symbol, package) or os.path.relpath(package / symbol.file)
+            lines.append(f"  look at    {place}")
     return lines
 
 
