@@ -9,6 +9,7 @@ import mlx_lm.models.qwen3 as mlx_qwen3
 from inputs import normal
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
+
 from tiny_llm_lab.models import load_model
 
 

@@ -1,4 +1,4 @@
-"""A model that says what a script says, and small tokenizers: what a generation loop is driven with."""
+"""A model that follows a script, and a small tokenizer, to drive a generation loop with."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from mlx_lm.tokenizer_utils import (
     StreamingDetokenizer,
     TokenizerWrapper,
 )
-from tiny_llm_lab.course.checks import check
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from tiny_llm_lab.course.checks import check
 
 END_OF_TEXT, END_OF_TURN, START, END_OF_CALL = "<|end|>", "<|turn|>", "<|start|>", "<|call|>"
 
