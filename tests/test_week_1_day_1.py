@@ -54,7 +54,9 @@ def test_task_1_minus_infinity_gets_probability_zero() -> None:
 @half_precision
 def test_task_1_half_precision(dtype: mx.Dtype) -> None:
     """The result has the dtype of the input, and the work is done in float32."""
-    x = normal(4, 300, seed=3, scale=2.5, dtype=dtype)
+    # Probabilities below 6e-5 would be subnormal in float16, where some devices round to 0.
+    scale = 1.0 if dtype == mx.float16 else 2.5
+    x = normal(4, 300, seed=3, scale=scale, dtype=dtype)
     check_softmax(x, -1, "softmax(x, axis=-1) in half precision")
 
 

@@ -132,9 +132,7 @@ def test_task_1_odd_dims_are_refused() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("length", "offset"), [(1, 16), (5, 12), (17, 0), (1, -1)], ids=lambda n: str(n)
-)
+@pytest.mark.parametrize(("length", "offset"), [(1, 16), (5, 12), (17, 0), (1, -1)], ids=str)
 def test_task_1_positions_outside_are_refused(length: int, offset: int) -> None:
     """With seq_len=16, no token may stand before position 0 or after position 15."""
     rope = positional_encoding.RoPE(D, 16, traditional=True)
