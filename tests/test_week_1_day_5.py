@@ -184,6 +184,24 @@ def test_task_2_matches_mlx_lm(sizes: dict[str, int]) -> None:
     )
 
 
+@pytest.mark.parametrize("projection, heads", [("q_proj", 6), ("k_proj", 2)])
+def test_task_2_each_head_is_normalized_on_its_own(projection: str, heads: int) -> None:
+    """A head that is projected several times as large comes out of QK-norm as before."""
+    model = random_model(seed=105, eps=1e-10)
+    attention = model.layers[0].self_attn
+    x = normal(2, 7, 24, seed=106)
+    expected = attention(x, "causal")
+    layer = attention[projection]
+    layer.weight = layer.weight * mx.repeat(mx.arange(1.0, heads + 1), 8)[:, None]
+    assert_matches(
+        attention_of(model, rms_norm_eps=1e-10)(x, mask="causal"),
+        expected,
+        model,
+        what=f"Qwen3MultiHeadAttention(...)(x) with head h of w{projection[0]} times h + 1, "
+        "which has to change nothing",
+    )
+
+
 def test_task_2_one_token_per_row() -> None:
     """A single token attends to itself; every row of the batch on its own."""
     model = random_model(seed=110)
@@ -641,7 +659,7 @@ def prompts_of_many_lengths() -> list[list[int]]:
         "Say backwards: fox oak lamp",
         "Tell me a story.",
         "What is the capital of France?",
-        *(ledger_question(lines) for lines in (1, 2, 3, 5, 8, 12, 20, 60)),
+        *(ledger_question(lines) for lines in (1, 2, 3, 5, 8, 12, 20, 45)),
     ]
     prompts = [tokenizer.encode(chat(tokenizer, m), add_special_tokens=False) for m in messages]
     return [prompts[9][:n] for n in (1, 2, 5, 9, 14)] + prompts
@@ -667,7 +685,7 @@ def test_task_4_the_embedded_model_picks_the_tokens_of_mlx_lm() -> None:
     """Greedy decoding gives mlx-lm's tokens, on prompts of 1 to several hundred tokens."""
     model, _ = tiny()
     student = qwen3.Qwen3Model(model)
-    steps = 6
+    steps = 5
     compared = 0
     for prompt in prompts_of_many_lengths():
         expected, leads = continue_greedily(model, prompt, steps)
@@ -683,4 +701,4 @@ def test_task_4_the_embedded_model_picks_the_tokens_of_mlx_lm() -> None:
             [e if c else p for e, p, c in zip(expected, picked, clear, strict=True)],
             what=f"greedy decoding after a prompt of {len(prompt)} tokens",
         )
-    assert compared >= 100, "the prompts are a bad choice: the model hardly prefers any token"
+    assert compared >= 90, "the prompts are a bad choice: the model hardly prefers any token"
