@@ -61,6 +61,11 @@ FIND_OVERFLOW = """() => {
     return "";
 }"""
 
+# A scrolling box is of no use on paper.
+FIND_CUT_OFF = """() => Array.from(document.querySelectorAll("main *"))
+    .filter((e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "auto")
+    .map((e) => e.textContent.trim().slice(0, 60))"""
+
 
 def main() -> int:
     """Check every page; return the exit code."""
@@ -85,7 +90,8 @@ def main() -> int:
             browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
             with serve(Path(folder)) as address:
                 problems = check_pages(browser, address, Path(folder), Axe(), console)
-                problems += check_search(browser, address) + check_keyboard(browser, address)
+                for check in (check_search, check_keyboard, check_print):
+                    problems += check(browser, address)
             browser.close()
     for problem in problems:
         console.print(problem, markup=False)
@@ -199,6 +205,22 @@ def check_keyboard(browser: "Browser", address: str) -> list[str]:
         problems.append("an arrow key in a wide block of code does not scroll it")
     page.close()
     return [f"keyboard: {problem}" for problem in problems]
+
+
+def check_print(browser: "Browser", address: str) -> list[str]:
+    """Look at the whole book as it is printed by a reader who has a dark screen."""
+    page = browser.new_page(viewport={"width": 700, "height": 1000}, color_scheme="dark")
+    page.add_init_script("window.print = () => {};")
+    page.goto(address + "print.html")
+    page.emulate_media(media="print")
+    problems = []
+    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    if background != "rgb(255, 255, 255)":
+        problems.append(f"the paper is {background}")
+    cut_off = page.evaluate(FIND_CUT_OFF)
+    problems += [f"cut off on paper: {text}" for text in cut_off]
+    page.close()
+    return [f"print: {problem}" for problem in problems]
 
 
 if __name__ == "__main__":

@@ -62,3 +62,11 @@
         });
     }
 })();
+
+// Paper cannot be unfolded.
+window.addEventListener("beforeprint", () => {
+    for (const folded of document.querySelectorAll("details:not([open])")) {
+        folded.open = true;
+        window.addEventListener("afterprint", () => { folded.open = false; }, { once: true });
+    }
+});

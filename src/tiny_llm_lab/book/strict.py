@@ -32,6 +32,7 @@ _KNOWN_KEYS: dict[str, Any] = {
             "default-theme": None,
             "preferred-dark-theme": None,
             "smart-punctuation": None,
+            "no-section-label": None,
             "additional-css": None,
             "additional-js": None,
             "input-404": None,
