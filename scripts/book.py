@@ -70,6 +70,8 @@ def free_port(first: int) -> int:
 
 
 if __name__ == "__main__":
+    # `pdm run book -- --build-only` hands the -- on.
+    sys.argv = [argument for argument in sys.argv if argument != "--"]
     try:
         typer.run(main)
     except FileNotFoundError as error:

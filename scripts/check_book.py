@@ -34,6 +34,8 @@ def main(
 
 
 if __name__ == "__main__":
+    # `pdm run check-book -- --fix` hands the -- on.
+    sys.argv = [argument for argument in sys.argv if argument != "--"]
     try:
         typer.run(main)
     except FileNotFoundError as error:

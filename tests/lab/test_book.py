@@ -379,6 +379,14 @@ def test_functions_get_a_space_before_a_bare_argument_only() -> None:
     assert "<mspace" not in render_formula(r"x + \cos", False)
 
 
+def test_arrows_and_slashes_are_operators_with_their_usual_space() -> None:
+    formula = render_formula(r"f: a / b \iff c \to d", False)
+    assert "<mo>:</mo>" in formula
+    assert '<mo lspace="0" rspace="0">/</mo>' in formula
+    assert "<mo>\u27fa</mo>" in formula
+    assert "\u2192</mo>" in formula
+
+
 @pytest.mark.parametrize(
     ("latex", "complaint"),
     [
