@@ -6,10 +6,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models.qwen3 as mlx_qwen3
-from inputs import normal
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from inputs import normal
 from tiny_llm_lab.models import load_model
 
 

@@ -5,6 +5,7 @@ They are written to be obviously right, not to be fast, and not to be the way a 
 
 import mlx.core as mx
 import numpy as np
+
 from inputs import float64
 
 

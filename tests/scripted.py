@@ -4,7 +4,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from inputs import normal
 from mlx_lm.tokenizer_utils import (
     BPEStreamingDetokenizer,
     StreamingDetokenizer,
@@ -13,6 +12,7 @@ from mlx_lm.tokenizer_utils import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from inputs import normal
 from tiny_llm_lab.course.checks import check
 
 END_OF_TEXT, END_OF_TURN, START, END_OF_CALL = "<|end|>", "<|turn|>", "<|start|>", "<|call|>"

@@ -5,10 +5,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import oracles
 import pytest
-from inputs import float64, half_precision, left_alone, normal
 
+import oracles
+from inputs import float64, half_precision, left_alone, normal
 from solution import attention, basics
 from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
 

@@ -2,10 +2,10 @@
 
 import mlx.core as mx
 import numpy as np
-import oracles
 import pytest
-from inputs import half_precision, left_alone, normal
 
+import oracles
+from inputs import half_precision, left_alone, normal
 from solution import attention
 from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
 

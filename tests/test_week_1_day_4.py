@@ -3,11 +3,11 @@
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import oracles
 import pytest
-from inputs import float64, half_precision, left_alone, normal
 from mlx_lm.models import qwen3 as mlx_qwen3
 
+import oracles
+from inputs import float64, half_precision, left_alone, normal
 from solution import basics, layer_norm, qwen3
 from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
 

@@ -5,9 +5,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from inputs import float64, normal
 from oracle_models import chat, continue_greedily, ledger_question, random_model, tiny
-
 from solution import embedding, qwen3
 from tiny_llm_lab.course.checks import (
     arguments_unchanged,

@@ -6,13 +6,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from inputs import float64
 from mlx_lm.tokenizer_utils import (
     BPEStreamingDetokenizer,
     NaiveStreamingDetokenizer,
     StreamingDetokenizer,
     TokenizerWrapper,
 )
+
+from inputs import float64
 from oracle_models import chat, continue_greedily, ledger_question, tiny
 from scripted import (
     END_OF_CALL,
@@ -24,7 +25,6 @@ from scripted import (
     ids_of,
     one_by_one,
 )
-
 from solution import generate, qwen3
 from tiny_llm_lab.course.checks import (
     assert_close,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 import pytest
-from inputs import float64, normal
 
+from inputs import float64, normal
 from solution import sampler
 from tiny_llm_lab.course.checks import (
     arguments_unchanged,
