@@ -16,7 +16,7 @@
     if (!main) {
         return;
     }
-    main.id ||= "content";
+    main.id ||= "chapter-text";
     main.tabIndex = -1;
     const link = document.createElement("a");
     link.className = "skip-link";
