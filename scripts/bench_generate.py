@@ -1,7 +1,7 @@
 """Time per generated token against context length: week 1's loop and mlx-lm with its KV cache.
 
-Prints a table for people, then one JSON line for machines. `--output` stores the result and
-draws what the chapter of week 1, day 6 shows: a Markdown table and a figure.
+Prints a table for people, then one JSON line for machines. The chapter of week 1, day 6 shows the
+result stored with `--save`, as a Markdown table and a figure.
 """
 
 import json
@@ -20,16 +20,14 @@ import typer
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from rich.console import Console
 from rich.table import Table
+
+from draw_figures import ACCENT, ACCENT_2, FIGURES, MUTED, Figure, Point
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
 
-FIGURE = Path("book/src/figures/time-per-token.svg")
+RESULT = Path(__file__).resolve().parent.parent / "benches" / "week_1_generate.json"
 CONTEXTS = [64, 128, 256, 512, 1024]
-# Each engine's name, its color in the figure, and whether its curve is dashed.
-ENGINES = {
-    "no cache (week 1)": ("--fig-accent, #b4460a", ""),
-    "mlx-lm, KV cache": ("--fig-accent-2, #1a6fb0", "6 4"),
-}
+ENGINES = ["no cache", "KV cache (mlx-lm)"]
 
 
 def machine() -> dict[str, Any]:
@@ -113,117 +111,100 @@ def by_engine(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def table_rows(result: dict[str, Any]) -> list[list[str]]:
-    """A header and one row per context length: the medians, the spreads, and their ratio."""
+    """A header, and one row per context length: medians, their growth, and the engines' ratio."""
     header = ["tokens"]
     for name in ENGINES:
-        header += [f"{name}: ms (min to max)", "growth"]
+        header += [f"{name}, ms", "growth"]
     table = [[*header, "ratio"]]
     for pair in zip(*by_engine(result).values(), strict=True):
         cells = [f"{pair[0]['context']:,}"]
         for row, first in zip(pair, result["milliseconds"], strict=False):
-            cells.append(f"{row['median']:.1f} ({row['min']:.1f} to {row['max']:.1f})")
-            cells.append(f"{row['median'] / first['median']:.1f} x")
-        table.append([*cells, f"{pair[0]['median'] / pair[1]['median']:.0f} x"])
+            cells += [f"{row['median']:,.1f}", f"{row['median'] / first['median']:.1f}x"]
+        table.append([*cells, f"{pair[0]['median'] / pair[1]['median']:.0f}x"])
     return table
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table as the book shows it, with a line on where the numbers come from."""
-    header, *body = table_rows(result)
-    lines = [header, ["--:"] * len(header), *body]
-    where = result["machine"]
+def source(result: dict[str, Any]) -> str:
+    """One line on where the numbers come from and how far they spread."""
+    where, rows = result["machine"], result["milliseconds"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     cores = "one core" if where["cores"] == 1 else f"{where['cores']} cores"
-    source = (
-        f"Median of {result['repetitions']} interleaved repetitions on {where['cpu']} ({cores}, "
-        f"{where['os']}, {where['device']}), {versions}; model `{result['model']}`."
+    below = max(1 - row["min"] / row["median"] for row in rows)
+    above = max(row["max"] / row["median"] - 1 for row in rows)
+    return (
+        f"Medians of {result['repetitions']} interleaved repetitions; single timings are at most "
+        f"{below:.0%} below and {above:.0%} above. {where['cpu']} ({cores}, {where['os']}, "
+        f"{where['device'].upper()}), {versions}, model {result['model']}."
     )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{source}\n"
 
 
-def figure(result: dict[str, Any]) -> str:
-    """Milliseconds per token against context length, as an SVG that follows the book's theme."""
-    left, right, top, bottom = 46, 338, 34, 214
+def markdown(result: dict[str, Any]) -> str:
+    """The table as the book shows it."""
+    header, *body = table_rows(result)
+    lines = [header, ["--:"] * len(header), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{source(result)}\n"
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """Milliseconds per token against context length."""
     engines = by_engine(result)
-    longest = max(CONTEXTS)
-    highest = max(row["max"] for row in result["milliseconds"])
-    tick = next(t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if highest / t <= 5)
+    growth = [rows[-1]["median"] / rows[0]["median"] for rows in engines.values()]
+    figure = Figure(
+        256,
+        "Time per token against context length",
+        f"From {CONTEXTS[0]} to {CONTEXTS[-1]} tokens in the context, the time per token grows "
+        f"{growth[0]:.1f} times without a cache, and {growth[1]:.1f} times in mlx-lm with one.",
+    )
+    highest = 1.05 * max(row["max"] for row in result["milliseconds"])
+    tick = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if highest / size <= 5)
 
-    def x(context: float) -> float:
-        return left + (right - left) * context / longest
+    def spot(context: float, milliseconds: float) -> Point:
+        return 46 + 292 * context / CONTEXTS[-1], 214 - 180 * milliseconds / highest
 
-    def y(milliseconds: float) -> float:
-        return bottom - (bottom - top) * milliseconds / (highest * 1.05)
-
-    ratio = [round(rows[-1]["median"] / rows[0]["median"], 1) for rows in engines.values()]
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 360 262" role="img" '
-        'font-size="13" fill="currentColor" style="font-family: inherit">',
-        "<title>Time per token against context length</title>",
-        f"<desc>Without a cache a token at context {longest} takes {ratio[0]} times as long as at "
-        f"context {CONTEXTS[0]}; with mlx-lm's cache {ratio[1]} times.</desc>",
-        '<g stroke="var(--fig-muted, #777)" stroke-width="1" opacity="0.5">',
-        *(
-            f'<path d="M{left} {y(v):.1f}H{right}"/>'
-            for v in range(0, int(highest * 1.05) + 1, tick)
-        ),
-        "</g>",
-        *(
-            f'<text x="{left - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v}</text>'
-            for v in range(0, int(highest * 1.05) + 1, tick)
-        ),
-        *(
-            f'<text x="{x(c):.1f}" y="{bottom + 18}" text-anchor="middle">{c}</text>'
-            for c in CONTEXTS[1:]
-        ),
-        f'<text x="{left - 40}" y="16">milliseconds per token</text>',
-        f'<text x="{right}" y="{bottom + 40}" text-anchor="end">tokens in the context</text>',
-    ]
-    for (name, rows), (color, dash) in zip(engines.items(), ENGINES.values(), strict=True):
-        points = " ".join(f"{x(row['context']):.1f},{y(row['median']):.1f}" for row in rows)
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="var({color})" stroke-width="2.5" '
-            f'stroke-dasharray="{dash}"/>'
-        )
-        for row in rows:
-            at = x(row["context"])
-            parts.append(
-                f'<path d="M{at:.1f} {y(row["min"]):.1f}V{y(row["max"]):.1f}" '
-                f'stroke="var({color})"/>'
-                f'<circle cx="{at:.1f}" cy="{y(row["median"]):.1f}" r="3.5" fill="var({color})"/>'
-            )
-        label = y(rows[-1]["median"]) - 12 if dash else y(rows[3]["median"]) - 12
-        parts.append(
-            f'<text x="{right if dash else x(CONTEXTS[3])}" y="{label:.1f}" fill="var({color})" '
-            f'text-anchor="end">{name}</text>'
-        )
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    figure.text(6, 10, "milliseconds per token", anchor="start")
+    figure.text(338, 248, "tokens in the context", anchor="end")
+    for milliseconds in range(0, int(highest) + 1, tick):
+        x, y = spot(0, milliseconds)
+        figure.line((x, y), spot(CONTEXTS[-1], milliseconds), color=MUTED, width=0.7)
+        figure.text(x - 8, y, str(milliseconds), anchor="end")
+    for context in CONTEXTS[1:]:
+        figure.text(spot(context, 0)[0], 228, str(context))
+    for (name, rows), (color, dashed, label_at) in zip(
+        engines.items(), ((ACCENT, False, 3), (ACCENT_2, True, 4)), strict=True
+    ):
+        medians = [spot(row["context"], row["median"]) for row in rows]
+        figure.line(*medians, color=color, width=2.5, dashed=dashed)
+        for row, median in zip(rows, medians, strict=True):
+            figure.line(*(spot(row["context"], row[end]) for end in ("min", "max")), color=color)
+            figure.circle(*median, 3, fill=color)
+        x, y = medians[label_at]
+        figure.text(x - 6, y - 16, name, anchor="end", color=color)
+    return figure
 
 
 def main(
     repetitions: Annotated[int, typer.Option(min=5, help="Timings per engine and length.")] = 9,
-    output: Annotated[
-        Path | None, typer.Option(help="Store the result here, with table and figure.")
-    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="For authors: store the result for the book.")
+    ] = False,
     redraw: Annotated[
-        bool, typer.Option(help="Draw table and figure anew from --output; measure nothing.")
+        bool, typer.Option("--redraw", help="For authors: draw the stored result; measure nothing.")
     ] = False,
 ) -> None:
     """Measure the time per generated token against the context length."""
-    if redraw and (output is None or not output.is_file()):
-        raise typer.BadParameter("--redraw needs --output with a stored result")
-    result = json.loads(output.read_text()) if redraw and output else measure(repetitions)
+    result = json.loads(RESULT.read_text()) if redraw else measure(repetitions)
     header, *body = table_rows(result)
     table = Table(*header)
     for cells in body:
         table.add_row(*cells)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(source(result))
     print(json.dumps(result))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
-        output.with_suffix(".md").write_text(markdown(result))
-        FIGURE.write_text(figure(result))
+    if save or redraw:
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        RESULT.with_suffix(".md").write_text(markdown(result))
+        (FIGURES / "time-per-token.svg").write_text(draw(result).svg())
 
 
 if __name__ == "__main__":

@@ -26,9 +26,12 @@ def main(pdm: list[str]) -> int:
     if STAMP.is_file() and STAMP.read_text() == state:
         return 0
     print("Installing the packages that pdm.lock pins (only needed once) ...", file=sys.stderr)
-    environment = os.environ | {"PDM_CHECK_UPDATE": "false"}
-    # stdout belongs to the command that was asked for.
-    result = subprocess.run([*pdm, "sync", "-G", "dev"], cwd=ROOT, env=environment, stdout=sys.stderr)
+    result = subprocess.run(
+        [*pdm, "sync", "-G", "dev"],
+        cwd=ROOT,
+        env=os.environ | {"PDM_CHECK_UPDATE": "false"},
+        stdout=sys.stderr,  # stdout belongs to the command that was asked for
+    )
     if result.returncode != 0:
         print(
             "The packages could not be installed: see PDM's message above, mend that, and run the "

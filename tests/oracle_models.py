@@ -6,9 +6,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models.qwen3 as mlx_qwen3
-from inputs import normal
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
+
+from inputs import normal
 from tiny_llm_lab.models import load_model
 
 
@@ -55,13 +56,13 @@ def random_model(
         )
     )
     weights = []
-    for index, (name, weight) in enumerate(tree_flatten(model.parameters())):
+    for index, (name, weight) in enumerate(tree_flatten(model.parameters()), 1000 * seed):
         if weight.ndim == 1:  # a norm
-            drawn = normal(*weight.shape, seed=seed + index, mean=1.0, scale=0.7)
+            drawn = normal(*weight.shape, seed=index, mean=1.0, scale=0.7)
         elif "embed_tokens" in name:
-            drawn = normal(*weight.shape, seed=seed + index)
+            drawn = normal(*weight.shape, seed=index)
         else:
-            drawn = normal(*weight.shape, seed=seed + index, scale=weight.shape[1] ** -0.5)
+            drawn = normal(*weight.shape, seed=index, scale=weight.shape[1] ** -0.5)
         weights.append((name, drawn.astype(dtype)))
     model.update(tree_unflatten(weights))
     if bits is not None:

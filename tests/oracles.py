@@ -5,6 +5,7 @@ They are written to be obviously right, not to be fast, and not to be the way a 
 
 import mlx.core as mx
 import numpy as np
+
 from inputs import float64
 
 
@@ -15,16 +16,20 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def attention(
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
+    query: mx.array | np.ndarray,
+    key: mx.array | np.ndarray,
+    value: mx.array | np.ndarray,
     scale: float | None = None,
-    mask: mx.array | None = None,
-) -> np.ndarray:
+    mask: mx.array | np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Scaled dot-product attention, query by query; `H_q / H_kv` query heads share a key head.
 
     Shapes as in `scaled_dot_product_attention_grouped`; with as many key heads as query heads,
     or without a head axis, it is plain attention.
+
+    Returns:
+        The result, and the size of what is rounded on the way to it: the weighted values, and
+        the scores, whose errors become errors of the weights.
     """
     q, k, v = float64(query), float64(key), float64(value)
     if q.ndim > 2:
@@ -33,12 +38,18 @@ def attention(
         k, v = k[..., shared, :, :], v[..., shared, :, :]
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    bias = np.broadcast_to(0.0 if mask is None else float64(mask), (*q.shape[:-1], k.shape[-2]))
+    added = np.zeros(()) if mask is None else float64(mask)
+    added = np.broadcast_to(added, (*q.shape[:-1], k.shape[-2]))
     output = np.empty((*q.shape[:-1], v.shape[-1]))
+    magnitude = np.empty_like(output)
     for index in np.ndindex(*q.shape[:-1]):
         head = index[:-1]
-        output[index] = softmax(scale * k[head] @ q[index] + bias[index]) @ v[head]
-    return output
+        weights = softmax(scale * k[head] @ q[index] + added[index])
+        output[index] = weights @ v[head]
+        shifts = np.where(np.isfinite(added[index]), np.abs(added[index]), 0.0)
+        score_sizes = scale * np.abs(k[head]) @ np.abs(q[index]) + shifts
+        magnitude[index] = (weights * (1 + score_sizes + weights @ score_sizes)) @ np.abs(v[head])
+    return output, magnitude
 
 
 def rope(

@@ -2,16 +2,16 @@
 
 import mlx.core as mx
 import numpy as np
-import oracles
 import pytest
-from inputs import normal
+
+import oracles
+from inputs import half_precision, left_alone, normal
 from solution import attention
 from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
 
 # All different, but for H_KV = B: then a mask that is broadcast along the wrong axis fits too,
 # and the result is wrong instead of an error. Three query heads share a key/value head.
 B, H_Q, H_KV, L, S, D = 2, 6, 2, 5, 7, 4
-HALF_DTYPES = [mx.float16, mx.bfloat16]
 
 # --- Task 1: causal mask --------------------------------------------------------------------
 
@@ -43,13 +43,13 @@ def test_task_1_more_keys_than_queries(L: int, S: int) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@half_precision
 def test_task_1_dtype(dtype: mx.Dtype) -> None:
     """The mask has the dtype that is asked for."""
     assert_close(
         attention.causal_mask(3, 5, dtype),
         visible(3, 5),
-        what=f"causal_mask(3, 5, {dtype})",
+        what="causal_mask(3, 5, dtype)",
         dtype=dtype,
         axes="L S",
     )
@@ -79,15 +79,54 @@ def inputs(
     )
 
 
+def check_attention(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    *,
+    what: str,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> None:
+    """Compare with the oracle, in the dtype of the query."""
+    allowed = visible(query.shape[-2], S) if isinstance(mask, str) else mask
+    expected, magnitude = oracles.attention(query, key, value, scale, allowed)
+    assert_close(
+        attention.scaled_dot_product_attention_grouped(query, key, value, scale=scale, mask=mask),
+        expected,
+        what=what,
+        dtype=query.dtype,
+        reduction=D + S,
+        magnitude=magnitude,
+        axes="B H_q L D" if query.ndim == 4 else None,
+    )
+
+
+def check_against_mlx(*, what: str, scale: float, mask: str | None = None) -> None:
+    """Compare with MLX's own grouped attention."""
+    query, key, value = inputs(B)
+    _, magnitude = oracles.attention(query, key, value, scale)
+    assert_close(
+        attention.scaled_dot_product_attention_grouped(query, key, value, scale=scale, mask=mask),
+        mx.fast.scaled_dot_product_attention(
+            query, key, value, scale=scale, mask=mask, stream=mx.cpu
+        ),
+        what=what,
+        reduction=D + S,
+        magnitude=magnitude,
+        axes="B H_q L D",
+    )
+
+
 @pytest.mark.parametrize("leading", [(), (3,), (3, 2)], ids=str)
 def test_task_2_grouped_attention(leading: tuple[int, ...]) -> None:
     """Six query heads share two key/value heads, with any number of axes in front."""
     query, key, value = inputs(*leading)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value),
-        oracles.attention(query, key, value),
+    check_attention(
+        query,
+        key,
+        value,
         what=f"grouped attention of query {query.shape}, key and value {key.shape}",
-        reduction=D + S,
     )
 
 
@@ -95,12 +134,11 @@ def test_task_2_grouped_attention(leading: tuple[int, ...]) -> None:
 def test_task_2_head_counts(H_q: int, H_kv: int) -> None:
     """Groups of two; groups of one (plain multi-head attention); one group of all the heads."""
     query, key, value = inputs(B, H_q=H_q, H_kv=H_kv)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value),
-        oracles.attention(query, key, value),
+    check_attention(
+        query,
+        key,
+        value,
         what=f"grouped attention with {H_q} query heads and {H_kv} key/value heads",
-        reduction=D + S,
-        axes="B H_q L D",
     )
 
 
@@ -120,13 +158,8 @@ def test_task_2_consecutive_heads_share() -> None:
 
 def test_task_2_agrees_with_mlx() -> None:
     """MLX's own grouped attention gives the same result."""
-    query, key, value = inputs(B)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, scale=0.3),
-        mx.fast.scaled_dot_product_attention(query, key, value, scale=0.3),
-        what="grouped attention, compared with mx.fast.scaled_dot_product_attention",
-        reduction=D + S,
-        axes="B H_q L D",
+    check_against_mlx(
+        what="grouped attention, compared with mx.fast.scaled_dot_product_attention", scale=0.3
     )
 
 
@@ -134,30 +167,24 @@ def test_task_2_agrees_with_mlx() -> None:
 def test_task_2_given_scale(scale: float) -> None:
     """A scale that is given replaces 1 / sqrt(D); with scale 0 all the weights are equal."""
     query, key, value = inputs(B)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, scale=scale),
-        oracles.attention(query, key, value, scale=scale),
-        what=f"grouped attention with scale={scale}",
-        reduction=D + S,
-        axes="B H_q L D",
-    )
+    check_attention(query, key, value, scale=scale, what=f"grouped attention with scale={scale}")
 
 
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@half_precision
 def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     """The result has the dtype of the query."""
     query, key, value = inputs(B, dtype=dtype)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value),
-        oracles.attention(query, key, value),
-        what=f"grouped attention in {dtype}",
-        dtype=dtype,
-        reduction=D + S,
-        axes="B H_q L D",
-    )
+    check_attention(query, key, value, what="grouped attention in half precision")
 
 
-@pytest.mark.parametrize(("H_q", "H_kv"), [(5, 2), (2, 4)])
+def test_task_2_query_is_left_alone() -> None:
+    """The caller's query is the same after the call."""
+    query, key, value = inputs(B)
+    with left_alone(query, "scaled_dot_product_attention_grouped(query, key, value)"):
+        mx.eval(attention.scaled_dot_product_attention_grouped(query, key, value))
+
+
+@pytest.mark.parametrize(("H_q", "H_kv"), [(5, 2), (1, 3)])
 def test_task_2_uneven_groups_are_refused(H_q: int, H_kv: int) -> None:
     """Query heads that cannot share the key/value heads evenly raise ValueError."""
     query, key, value = inputs(B, H_q=H_q, H_kv=H_kv)
@@ -192,69 +219,46 @@ def test_task_3_mask(shape: str) -> None:
     """A mask is broadcast to B x H_q x L x S: to rows, query heads and queries."""
     query, key, value = inputs(B)
     mask = random_mask(*MASKS[shape])
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, mask=mask),
-        oracles.attention(query, key, value, mask=mask),
-        what=f"grouped attention with a mask {shape}",
-        reduction=D + S,
-        axes="B H_q L D",
-    )
+    check_attention(query, key, value, mask=mask, what=f"grouped attention with a mask {shape}")
 
 
-def test_task_3_mask_without_batch() -> None:
-    """Without leading axes, a mask for each query head has three axes."""
-    query, key, value = inputs()
-    mask = random_mask(H_Q, L, S)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, mask=mask),
-        oracles.attention(query, key, value, mask=mask),
-        what="grouped attention of arrays without a batch axis, with a mask H_q x L x S",
-        reduction=D + S,
-        axes="H_q L D",
-    )
+@pytest.mark.parametrize("leading", [(), (3, 2)], ids=str)
+def test_task_3_other_leading_axes(leading: tuple[int, ...]) -> None:
+    """A mask for each query head, and "causal", without a batch axis and with more than one."""
+    query, key, value = inputs(*leading)
+    where = f"query {query.shape}, key and value {key.shape}"
+    what = f"grouped attention with a mask H_q x L x S, {where}"
+    check_attention(query, key, value, mask=random_mask(H_Q, L, S), what=what)
+    what = f'grouped attention with mask="causal", {where}'
+    check_attention(query, key, value, mask="causal", what=what)
 
 
 @pytest.mark.parametrize("length", [1, L, S])
 def test_task_3_causal(length: int) -> None:
     """`mask="causal"` hides later keys; the queries are the last of the positions."""
     query, key, value = inputs(B, L=length)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, mask="causal"),
-        oracles.attention(query, key, value, mask=mx.array(visible(length, S).astype(np.float32))),
+    check_attention(
+        query,
+        key,
+        value,
+        mask="causal",
         what=f'grouped attention with mask="causal", {length} queries and {S} keys',
-        reduction=D + S,
-        axes="B H_q L D",
     )
 
 
 def test_task_3_causal_agrees_with_mlx() -> None:
     """MLX's own `mask="causal"` gives the same result."""
-    query, key, value = inputs(B)
-    assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, mask="causal"),
-        mx.fast.scaled_dot_product_attention(query, key, value, scale=D**-0.5, mask="causal"),
-        what='grouped attention with mask="causal", compared with MLX',
-        reduction=D + S,
-        axes="B H_q L D",
+    check_against_mlx(
+        what='grouped attention with mask="causal", compared with MLX', scale=D**-0.5, mask="causal"
     )
 
 
 def test_task_3_half_precision() -> None:
     """The result has the dtype of the query, with "causal" and with a mask in float32."""
     query, key, value = inputs(B, dtype=mx.bfloat16)
-    masks: list[tuple[str, mx.array | str, mx.array]] = [
-        ('"causal"', "causal", mx.array(visible(L, S).astype(np.float32))),
-        ("a float32 mask", random_mask(L, S), random_mask(L, S)),
-    ]
-    for name, mask, equivalent in masks:
-        assert_close(
-            attention.scaled_dot_product_attention_grouped(query, key, value, mask=mask),
-            oracles.attention(query, key, value, mask=equivalent),
-            what=f"grouped attention in bfloat16 with {name}",
-            dtype=mx.bfloat16,
-            reduction=D + S,
-            axes="B H_q L D",
-        )
+    check_attention(query, key, value, what='bfloat16 with mask="causal"', mask="causal")
+    mask = random_mask(L, S)
+    check_attention(query, key, value, what="bfloat16 with a float32 mask", mask=mask)
 
 
 def test_task_3_unknown_mask_is_refused() -> None:

@@ -5,13 +5,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from inputs import float64, normal
 from oracle_models import chat, continue_greedily, ledger_question, random_model, tiny
 from solution import embedding, qwen3
 from tiny_llm_lab.course.checks import (
+    arguments_unchanged,
     assert_close,
     assert_raises_clearly,
     assert_tokens_equal,
+    dtype_name,
 )
 
 # --- Task 1: embedding and output head -------------------------------------------------------
@@ -22,9 +25,10 @@ def test_task_1_lookup_at_any_shape(shape: tuple[int, ...]) -> None:
     """Ids of any shape get one more axis, which holds each id's row of the table."""
     table = normal(11, 6, seed=1)
     ids = np.random.default_rng(2).integers(0, 11, shape)
+    expected = float64(table)[ids]
     assert_close(
         embedding.Embedding(11, 6, table)(mx.array(ids, mx.int32)),
-        float64(table)[ids],
+        expected,
         what=f"Embedding(11, 6, weight)(x), x of shape {shape}",
     )
 
@@ -32,21 +36,23 @@ def test_task_1_lookup_at_any_shape(shape: tuple[int, ...]) -> None:
 def test_task_1_lookup_reaches_both_ends_of_the_table() -> None:
     """The first id is the first row, the last id the last row, and an id may come twice."""
     table = normal(11, 6, seed=3)
+    expected = float64(table)[[0, 10, 10, 1, 0]]
     assert_close(
         embedding.Embedding(11, 6, table)(mx.array([0, 10, 10, 1, 0])),
-        float64(table)[[0, 10, 10, 1, 0]],
+        expected,
         what="Embedding(11, 6, weight)([0, 10, 10, 1, 0])",
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_task_1_lookup_has_the_dtype_of_the_table(dtype: mx.Dtype) -> None:
     """Looking up copies rows: nothing is rounded or widened."""
     table = normal(11, 6, seed=4, dtype=dtype)
+    expected = float64(table)[[[7, 2, 9]]]
     assert_close(
         embedding.Embedding(11, 6, table)(mx.array([[7, 2, 9]])),
-        float64(table)[[[7, 2, 9]]],
-        what=f"Embedding(11, 6, weight)([[7, 2, 9]]) with a table in {dtype}",
+        expected,
+        what=f"Embedding(11, 6, weight)([[7, 2, 9]]) with a table in {dtype_name(dtype)}",
         dtype=dtype,
     )
 
@@ -55,9 +61,10 @@ def test_task_1_lookup_has_the_dtype_of_the_table(dtype: mx.Dtype) -> None:
 def test_task_1_as_linear_scores_every_row(shape: tuple[int, ...]) -> None:
     """A logit is the dot product of a vector with one row of the table."""
     table, x = normal(11, 6, seed=5), normal(*shape, seed=6)
+    expected = float64(x) @ float64(table).T
     assert_close(
         embedding.Embedding(11, 6, table).as_linear(x),
-        float64(x) @ float64(table).T,
+        expected,
         what=f"Embedding(11, 6, weight).as_linear(x), x of shape {shape}",
         reduction=6,
         magnitude=np.abs(float64(x)) @ np.abs(float64(table)).T,
@@ -67,27 +74,39 @@ def test_task_1_as_linear_scores_every_row(shape: tuple[int, ...]) -> None:
 def test_task_1_as_linear_of_a_square_table() -> None:
     """With as many tokens as features no shape tells the rows from the columns."""
     table, x = normal(7, 7, seed=7), normal(2, 3, 7, seed=8)
+    expected = float64(x) @ float64(table).T
     assert_close(
         embedding.Embedding(7, 7, table).as_linear(x),
-        float64(x) @ float64(table).T,
+        expected,
         what="Embedding(7, 7, weight).as_linear(x)",
         reduction=7,
         magnitude=np.abs(float64(x)) @ np.abs(float64(table)).T,
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
 def test_task_1_as_linear_has_the_dtype_of_its_input(dtype: mx.Dtype) -> None:
     """The logits have the dtype of `x`, here with a table in float32."""
     table, x = normal(11, 6, seed=9), normal(2, 3, 6, seed=10, dtype=dtype)
+    expected = float64(x) @ float64(table).T
     assert_close(
         embedding.Embedding(11, 6, table).as_linear(x),
-        float64(x) @ float64(table).T,
-        what=f"Embedding(11, 6, weight).as_linear(x), x in {dtype}",
+        expected,
+        what=f"Embedding(11, 6, weight).as_linear(x), x in {dtype_name(dtype)}",
         dtype=dtype,
         reduction=6,
         magnitude=np.abs(float64(x)) @ np.abs(float64(table)).T,
     )
+
+
+def test_task_1_the_arguments_stay_as_they_are() -> None:
+    """Neither the ids nor the vectors of the caller are changed."""
+    table, ids, x = normal(11, 6, seed=11), mx.array([[3, 0]]), normal(2, 6, seed=12)
+    student = embedding.Embedding(11, 6, table)
+    with arguments_unchanged("Embedding(11, 6, weight)(x)", x=ids, weight=table):
+        mx.eval(student(ids))
+    with arguments_unchanged("Embedding(11, 6, weight).as_linear(x)", x=x, weight=table):
+        mx.eval(student.as_linear(x))
 
 
 @pytest.mark.parametrize("shape", [(6, 11), (11, 5), (10, 6), (66,)], ids=str)
@@ -131,13 +150,17 @@ def attention_of(model: Any, **options: Any) -> Any:
 def assert_matches(
     actual: Any, expected: mx.array, model: Any, *, what: str, dtype: mx.Dtype = mx.float32
 ) -> None:
-    """Compare with mlx-lm's result, allowing for the rounding of so long a computation, in both."""
+    """Compare with mlx-lm's result, allowing for the rounding of so long a computation."""
     args = model.args
     joined = args.num_attention_heads * args.head_dim
-    terms = args.num_hidden_layers * (2 * args.hidden_size + joined + args.intermediate_size)
-    if dtype == mx.float32:
-        terms *= 16  # still a tolerance of one in ten thousand, where mistakes are percents
-    assert_close(actual, expected, what=what, dtype=dtype, reduction=terms)
+    assert_close(
+        actual,
+        expected,
+        what=what,
+        dtype=dtype,
+        reduction=args.num_hidden_layers * (2 * args.hidden_size + joined + args.intermediate_size),
+        axes="B L E" if expected.shape[-1] == args.hidden_size else "B L vocab",
+    )
 
 
 def random_mask(*shape: int, seed: int) -> mx.array:
@@ -152,11 +175,30 @@ def test_task_2_matches_mlx_lm(sizes: dict[str, int]) -> None:
     """The whole attention, as mlx-lm's Qwen3 computes it."""
     model = random_model(seed=100, **sizes)
     x = normal(2, 7, 24, seed=101)
+    expected = model.layers[0].self_attn(x, "causal")
     assert_matches(
         attention_of(model)(x, mask="causal"),
-        model.layers[0].self_attn(x, "causal"),
+        expected,
         model,
         what='Qwen3MultiHeadAttention(...)(x, mask="causal")',
+    )
+
+
+@pytest.mark.parametrize("projection, heads", [("q_proj", 6), ("k_proj", 2)])
+def test_task_2_each_head_is_normalized_on_its_own(projection: str, heads: int) -> None:
+    """A head that is projected several times as large comes out of QK-norm as before."""
+    model = random_model(seed=105, eps=1e-10)
+    attention = model.layers[0].self_attn
+    x = normal(2, 7, 24, seed=106)
+    expected = attention(x, "causal")
+    layer = attention[projection]
+    layer.weight = layer.weight * mx.repeat(mx.arange(1.0, heads + 1), 8)[:, None]
+    assert_matches(
+        attention_of(model, rms_norm_eps=1e-10)(x, mask="causal"),
+        expected,
+        model,
+        what=f"Qwen3MultiHeadAttention(...)(x) with head h of w{projection[0]} times h + 1, "
+        "which has to change nothing",
     )
 
 
@@ -164,9 +206,10 @@ def test_task_2_one_token_per_row() -> None:
     """A single token attends to itself; every row of the batch on its own."""
     model = random_model(seed=110)
     x = normal(3, 1, 24, seed=111)
+    expected = model.layers[0].self_attn(x)
     assert_matches(
         attention_of(model)(x, mask="causal"),
-        model.layers[0].self_attn(x),
+        expected,
         model,
         what='Qwen3MultiHeadAttention(...)(x, mask="causal") of one token',
     )
@@ -176,9 +219,10 @@ def test_task_2_without_a_mask_every_token_is_seen() -> None:
     """`mask=None` (the default) lets every token attend to every other."""
     model = random_model(seed=120)
     x = normal(2, 7, 24, seed=121)
+    expected = model.layers[0].self_attn(x)
     assert_matches(
         attention_of(model)(x),
-        model.layers[0].self_attn(x),
+        expected,
         model,
         what="Qwen3MultiHeadAttention(...)(x) without a mask",
     )
@@ -189,9 +233,10 @@ def test_task_2_a_mask_array_is_added_to_the_scores(shape: tuple[int, ...]) -> N
     """A mask may be an array, for all heads or one for each head of each row."""
     model = random_model(seed=130)
     x, mask = normal(2, 7, 24, seed=131), random_mask(*shape, seed=132)
+    expected = model.layers[0].self_attn(x, mask)
     assert_matches(
         attention_of(model)(x, mask=mask),
-        model.layers[0].self_attn(x, mask),
+        expected,
         model,
         what=f"Qwen3MultiHeadAttention(...)(x, mask=mask), mask of shape {shape}",
     )
@@ -201,9 +246,10 @@ def test_task_2_epsilon_of_the_head_norms() -> None:
     """`rms_norm_eps` is the epsilon of the norms of queries and keys."""
     model = random_model(seed=140, eps=0.7)
     x = normal(2, 5, 24, seed=141)
+    expected = model.layers[0].self_attn(x, "causal")
     assert_matches(
         attention_of(model, rms_norm_eps=0.7)(x, mask="causal"),
-        model.layers[0].self_attn(x, "causal"),
+        expected,
         model,
         what="Qwen3MultiHeadAttention(..., rms_norm_eps=0.7)(x)",
     )
@@ -213,9 +259,10 @@ def test_task_2_base_of_rope() -> None:
     """`theta` is the base of RoPE's frequencies."""
     model = random_model(seed=150, theta=30.0)
     x = normal(2, 9, 24, seed=151)
+    expected = model.layers[0].self_attn(x, "causal")
     assert_matches(
         attention_of(model, theta=30.0)(x, mask="causal"),
-        model.layers[0].self_attn(x, "causal"),
+        expected,
         model,
         what="Qwen3MultiHeadAttention(..., theta=30)(x)",
     )
@@ -225,9 +272,10 @@ def test_task_2_only_distances_count() -> None:
     """Queries and keys are rotated from the same offset, so that moving both changes nothing."""
     model = random_model(seed=160, theta=100.0)
     x = normal(2, 6, 24, seed=161)
+    expected = model.layers[0].self_attn(x, "causal")
     assert_matches(
         attention_of(model, theta=100.0)(x, offset=9, mask="causal"),
-        model.layers[0].self_attn(x, "causal"),
+        expected,
         model,
         what="Qwen3MultiHeadAttention(...)(x, offset=9), which has to equal the one at offset 0",
     )
@@ -245,7 +293,7 @@ def test_task_2_offset_and_max_seq_len_reach_rope() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_task_2_keeps_the_dtype(dtype: mx.Dtype) -> None:
     """The output has the dtype of `x`."""
     model = random_model(seed=180)
@@ -255,9 +303,17 @@ def test_task_2_keeps_the_dtype(dtype: mx.Dtype) -> None:
         attention_of(model)(x, mask="causal"),
         expected,
         model,
-        what=f"Qwen3MultiHeadAttention(...)(x) in {dtype}",
+        what=f"Qwen3MultiHeadAttention(...)(x) in {dtype_name(dtype)}",
         dtype=dtype,
     )
+
+
+def test_task_2_the_arguments_stay_as_they_are() -> None:
+    """Neither the input nor the mask of the caller is changed."""
+    attention = attention_of(random_model(seed=190))
+    x, mask = normal(2, 5, 24, seed=191), random_mask(5, 5, seed=192)
+    with arguments_unchanged("Qwen3MultiHeadAttention(...)(x, mask=mask)", x=x, mask=mask):
+        mx.eval(attention(x, mask=mask))
 
 
 @pytest.mark.parametrize("heads", [(6, 4), (3, 2), (2, 4)], ids=str)
@@ -333,9 +389,10 @@ def test_task_3_the_attention_half() -> None:
     model = random_model(seed=210)
     silence(model.layers[0].mlp.down_proj)
     x = normal(2, 5, 24, seed=211, scale=3.0)
+    expected = model.layers[0](x, "causal")
     assert_matches(
         block_of(model)(x, mask="causal"),
-        model.layers[0](x, "causal"),
+        expected,
         model,
         what="Qwen3TransformerBlock(...)(x) with w_down zero: x + attention(input_layernorm(x))",
     )
@@ -346,9 +403,10 @@ def test_task_3_the_mlp_half() -> None:
     model = random_model(seed=220)
     silence(model.layers[0].self_attn.o_proj)
     x = normal(2, 5, 24, seed=221, scale=3.0)
+    expected = model.layers[0](x, "causal")
     assert_matches(
         block_of(model)(x, mask="causal"),
-        model.layers[0](x, "causal"),
+        expected,
         model,
         what="Qwen3TransformerBlock(...)(x) with wo zero: x + mlp(post_attention_layernorm(x))",
     )
@@ -359,9 +417,10 @@ def test_task_3_matches_mlx_lm(sizes: dict[str, int]) -> None:
     """The whole block, as mlx-lm's Qwen3 computes it: the MLP works on what attention added to."""
     model = random_model(seed=230, **sizes)
     x = normal(2, 7, 24, seed=231)
+    expected = model.layers[0](x, "causal")
     assert_matches(
         block_of(model)(x, mask="causal"),
-        model.layers[0](x, "causal"),
+        expected,
         model,
         what='Qwen3TransformerBlock(...)(x, mask="causal")',
     )
@@ -371,9 +430,10 @@ def test_task_3_epsilon_of_all_norms() -> None:
     """`rms_norm_eps` is the epsilon of the block's norms and of those of queries and keys."""
     model = random_model(seed=240, eps=0.7)
     x = normal(2, 5, 24, seed=241)
+    expected = model.layers[0](x, "causal")
     assert_matches(
         block_of(model)(x, mask="causal"),
-        model.layers[0](x, "causal"),
+        expected,
         model,
         what="Qwen3TransformerBlock(..., rms_norm_eps=0.7)(x)",
     )
@@ -383,9 +443,10 @@ def test_task_3_base_of_rope() -> None:
     """`theta` reaches the attention."""
     model = random_model(seed=250, theta=30.0)
     x = normal(2, 9, 24, seed=251)
+    expected = model.layers[0](x, "causal")
     assert_matches(
         block_of(model, theta=30.0)(x, mask="causal"),
-        model.layers[0](x, "causal"),
+        expected,
         model,
         what="Qwen3TransformerBlock(..., theta=30)(x)",
     )
@@ -396,9 +457,10 @@ def test_task_3_the_mask_reaches_the_attention() -> None:
     model = random_model(seed=260)
     x, mask = normal(2, 7, 24, seed=261), random_mask(7, 7, seed=262)
     for given in (mask, None):
+        expected = model.layers[0](x, given)
         assert_matches(
             block_of(model)(x, mask=given),
-            model.layers[0](x, given),
+            expected,
             model,
             what=f"Qwen3TransformerBlock(...)(x, mask={'None' if given is None else 'an array'})",
         )
@@ -416,18 +478,27 @@ def test_task_3_offset_and_max_seq_len_reach_the_attention() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_task_3_keeps_the_dtype(dtype: mx.Dtype) -> None:
     """The output has the dtype of `x`."""
     model = random_model(seed=280)
     x = normal(2, 5, 24, seed=281, dtype=dtype)
+    expected = model.layers[0](x.astype(mx.float32), "causal")
     assert_matches(
         block_of(model)(x, mask="causal"),
-        model.layers[0](x.astype(mx.float32), "causal"),
+        expected,
         model,
-        what=f"Qwen3TransformerBlock(...)(x) in {dtype}",
+        what=f"Qwen3TransformerBlock(...)(x) in {dtype_name(dtype)}",
         dtype=dtype,
     )
+
+
+def test_task_3_the_arguments_stay_as_they_are() -> None:
+    """The sum of the residual stream is a new array: the caller's input is not added to."""
+    block = block_of(random_model(seed=290))
+    x, mask = normal(2, 5, 24, seed=291), random_mask(5, 5, seed=292)
+    with arguments_unchanged("Qwen3TransformerBlock(...)(x, mask=mask)", x=x, mask=mask):
+        mx.eval(block(x, mask=mask))
 
 
 # --- Task 4: the whole model -----------------------------------------------------------------
@@ -451,9 +522,10 @@ def test_task_4_matches_mlx_lm(sizes: dict[str, int]) -> None:
     """The logits of every position are those of mlx-lm's Qwen3."""
     model = random_model(seed=300, **sizes)
     inputs = tokens(2, 9, vocab_size=37, seed=301)
+    expected = model(inputs)
     assert_matches(
         qwen3.Qwen3Model(model)(inputs),
-        model(inputs),
+        expected,
         model,
         what="Qwen3Model(mlx_model)(inputs)",
     )
@@ -464,9 +536,10 @@ def test_task_4_any_batch_and_length(shape: tuple[int, ...]) -> None:
     """One row or many, one token or many: logits are `B x L x vocab_size`."""
     model = random_model(seed=310, layers=2)
     inputs = tokens(*shape, vocab_size=37, seed=311)
+    expected = model(inputs)
     assert_matches(
         qwen3.Qwen3Model(model)(inputs),
-        model(inputs),
+        expected,
         model,
         what=f"Qwen3Model(mlx_model)(inputs), inputs of shape {shape}",
     )
@@ -486,9 +559,10 @@ def test_task_4_takes_over_quantized_weights(bits: int, tied: bool) -> None:
         intermediate_size=128,
     )
     inputs = tokens(2, 6, vocab_size=70, seed=321)
+    expected = model(inputs)
     assert_matches(
         qwen3.Qwen3Model(model)(inputs),
-        model(inputs),
+        expected,
         model,
         what=f"Qwen3Model(mlx_model)(inputs) of a {bits}-bit checkpoint",
     )
@@ -498,9 +572,10 @@ def test_task_4_epsilon_of_the_config() -> None:
     """`args.rms_norm_eps` is the epsilon of every norm, the last one too."""
     model = random_model(seed=330, layers=2, eps=0.7)
     inputs = tokens(2, 6, vocab_size=37, seed=331)
+    expected = model(inputs)
     assert_matches(
         qwen3.Qwen3Model(model)(inputs),
-        model(inputs),
+        expected,
         model,
         what="Qwen3Model(mlx_model)(inputs) with args.rms_norm_eps = 0.7",
     )
@@ -510,9 +585,10 @@ def test_task_4_base_of_rope_of_the_config() -> None:
     """`args.rope_theta` is the base of RoPE's frequencies in every layer."""
     model = random_model(seed=340, layers=2, theta=30.0)
     inputs = tokens(2, 9, vocab_size=37, seed=341)
+    expected = model(inputs)
     assert_matches(
         qwen3.Qwen3Model(model)(inputs),
-        model(inputs),
+        expected,
         model,
         what="Qwen3Model(mlx_model)(inputs) with args.rope_theta = 30",
     )
@@ -525,22 +601,24 @@ def test_task_4_a_later_token_changes_nothing_before_it() -> None:
     changed = mx.where(mx.arange(8) < 5, inputs, (inputs + 1) % 37)
     student = qwen3.Qwen3Model(model)
     before = student(inputs)
+    expected = before[:, :5]
     assert_matches(
         student(changed)[:, :5],
-        before[:, :5],
+        expected,
         model,
         what="the logits of positions 0 to 4 after another choice of tokens 5 to 7",
     )
 
 
-def test_task_4_offset_reaches_every_layer() -> None:
+def test_task_4_offset_and_positions_reach_rope() -> None:
     """Tokens beyond the config's positions are an error, and those before them are not."""
     model = random_model(seed=360, layers=2, positions=12)
     student = qwen3.Qwen3Model(model)
     inputs = tokens(1, 5, vocab_size=37, seed=361)
+    expected = model(inputs)
     assert_matches(
         student(inputs, offset=7),
-        model(inputs),
+        expected,
         model,
         what="Qwen3Model(mlx_model)(inputs, offset=7), which has to equal the one at offset 0",
     )
@@ -551,18 +629,19 @@ def test_task_4_offset_reaches_every_layer() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_task_4_has_the_dtype_of_the_weights(dtype: mx.Dtype) -> None:
     """A checkpoint in half precision gives logits in half precision."""
     model = random_model(seed=370, layers=2, dtype=dtype)
     inputs = tokens(2, 6, vocab_size=37, seed=371)
     student = qwen3.Qwen3Model(model)
     model.set_dtype(mx.float32)
+    expected = model(inputs)
     assert_matches(
         student(inputs),
-        model(inputs),
+        expected,
         model,
-        what=f"Qwen3Model(mlx_model)(inputs) with weights in {dtype}",
+        what=f"Qwen3Model(mlx_model)(inputs) with weights in {dtype_name(dtype)}",
         dtype=dtype,
     )
 
@@ -580,7 +659,7 @@ def prompts_of_many_lengths() -> list[list[int]]:
         "Say backwards: fox oak lamp",
         "Tell me a story.",
         "What is the capital of France?",
-        *(ledger_question(lines) for lines in (1, 2, 3, 5, 8, 12, 20, 60)),
+        *(ledger_question(lines) for lines in (1, 2, 3, 5, 8, 12, 20, 45)),
     ]
     prompts = [tokenizer.encode(chat(tokenizer, m), add_special_tokens=False) for m in messages]
     return [prompts[9][:n] for n in (1, 2, 5, 9, 14)] + prompts
@@ -593,9 +672,10 @@ def test_task_4_the_embedded_model_gives_the_logits_of_mlx_lm() -> None:
     student = qwen3.Qwen3Model(model)
     for prompt in (prompts[3], prompts[8], prompts[-3]):
         inputs = mx.array([prompt])
+        expected = model(inputs)
         assert_matches(
             student(inputs),
-            model(inputs),
+            expected,
             model,
             what=f"Qwen3Model(embedded model)(a prompt of {len(prompt)} tokens)",
         )
@@ -605,7 +685,7 @@ def test_task_4_the_embedded_model_picks_the_tokens_of_mlx_lm() -> None:
     """Greedy decoding gives mlx-lm's tokens, on prompts of 1 to several hundred tokens."""
     model, _ = tiny()
     student = qwen3.Qwen3Model(model)
-    steps = 6
+    steps = 5
     compared = 0
     for prompt in prompts_of_many_lengths():
         expected, leads = continue_greedily(model, prompt, steps)
@@ -621,4 +701,4 @@ def test_task_4_the_embedded_model_picks_the_tokens_of_mlx_lm() -> None:
             [e if c else p for e, p, c in zip(expected, picked, clear, strict=True)],
             what=f"greedy decoding after a prompt of {len(prompt)} tokens",
         )
-    assert compared >= 100, "the prompts are a bad choice: the model hardly prefers any token"
+    assert compared >= 90, "the prompts are a bad choice: the model hardly prefers any token"

@@ -20,9 +20,9 @@ def scaled_dot_product_attention_simple(
         query: `... x L x D`.
         key: `... x S x D`, same leading axes as `query`.
         value: `... x S x D_v`, same leading axes as `query`.
-        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
-        mask: added to the scores before the softmax; broadcastable to `... x L x S`,
-            0 where attention is allowed and `-inf` where it is not.
+        scale: what the scores are multiplied by, 0 included; `1 / sqrt(D)` if None.
+        mask: added to the scaled scores before the softmax; broadcastable to `... x L x S`.
+            Usually 0 where attention is allowed and `-inf` where it is not, but any numbers do.
 
     Returns:
         `... x L x D_v`, dtype of `query`.
@@ -120,8 +120,8 @@ def scaled_dot_product_attention_grouped(
         query: `... x H_q x L x D`.
         key: `... x H_kv x S x D`, same leading axes as `query`.
         value: `... x H_kv x S x D`, same leading axes as `query`.
-        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
-        mask: None; an array added to the scores, broadcastable to `... x H_q x L x S`;
+        scale: what the scores are multiplied by, 0 included; `1 / sqrt(D)` if None.
+        mask: None; an array added to the scaled scores, broadcastable to `... x H_q x L x S`;
             or `"causal"` for `causal_mask(L, S)`.
 
     Returns:

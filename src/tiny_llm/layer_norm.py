@@ -30,7 +30,7 @@ class RMSNorm:
             x: `... x dim`, any float dtype.
 
         Returns:
-            `x / sqrt(mean(x^2) + eps) * weight`, shape and dtype of `x`. The squares are
-            computed and averaged in float32.
+            `x / sqrt(mean(x^2) + eps) * weight`, shape and dtype of `x`, whatever the dtype of
+            the weight. The squares are computed and averaged in float32.
         """
         raise NotImplementedError("Week 1 Day 4, Task 1: RMSNorm")

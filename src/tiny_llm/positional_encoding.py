@@ -43,5 +43,6 @@ class RoPE:
 
         Raises:
             ValueError: an int offset puts a token beyond position `seq_len - 1`, or is negative.
+                Offsets per row are not checked.
         """
         raise NotImplementedError("Week 1 Day 2, Tasks 1 to 3")

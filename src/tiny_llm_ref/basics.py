@@ -1,4 +1,8 @@
-"""Softmax, linear layer and SiLU: the small functions that everything else is made of."""
+"""Softmax, linear layer and SiLU: the small functions that everything else is made of.
+
+Here and in all modules, a function leaves its arguments as they are, and its result has the dtype
+of its input.
+"""
 
 import mlx.core as mx
 
@@ -31,7 +35,7 @@ def linear(x: mx.array, w: mx.array, bias: mx.array | None = None) -> mx.array:
         bias: `O`, or None for no bias.
 
     Returns:
-        `... x O`, dtype of `x`.
+        `... x O`, dtype of `x`, whatever the dtypes of weight and bias.
     """
     y = x @ w.T
     if bias is not None:

@@ -33,8 +33,8 @@ class RMSNorm:
             x: `... x dim`, any float dtype.
 
         Returns:
-            `x / sqrt(mean(x^2) + eps) * weight`, shape and dtype of `x`. The squares are
-            computed and averaged in float32.
+            `x / sqrt(mean(x^2) + eps) * weight`, shape and dtype of `x`, whatever the dtype of
+            the weight. The squares are computed and averaged in float32.
         """
         features = x.astype(mx.float32)
         mean_square = mx.mean(mx.square(features), axis=-1, keepdims=True)

@@ -47,6 +47,7 @@ class RoPE:
 
         Raises:
             ValueError: an int offset puts a token beyond position `seq_len - 1`, or is negative.
+                Offsets per row are not checked.
         """
         _, L, _, _ = x.shape
         if isinstance(offset, int) and not 0 <= offset <= self.seq_len - L:

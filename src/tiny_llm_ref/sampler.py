@@ -30,7 +30,7 @@ def make_sampler(
         ValueError: `temp` or `top_k` is negative, or `top_p` is not between 0 and 1.
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration",
-    https://arxiv.org/abs/1904.09751, sections 3.1 (top-p) and 3.2 (top-k, temperature).
+    https://arxiv.org/abs/1904.09751, section 3.
     """
     if temp < 0:
         raise ValueError(f"temp must not be negative, but is {temp}")

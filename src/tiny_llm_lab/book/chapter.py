@@ -23,18 +23,16 @@ class Problem:
 
     def __str__(self) -> str:
         """The problem as compilers print it: `path:line: message`."""
-        return f"{self.path}:{self.line}: {self.message}" if self.line else (
-            f"{self.path}: {self.message}"
-        )
+        place = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{place}: {self.message}"
 
 
+@dataclass
 class ChapterError(Exception):
     """One thing in a chapter that cannot be built; `line` is counted from 1."""
 
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line = line
-        self.message = message
+    line: int
+    message: str
 
 
 @dataclass(frozen=True)

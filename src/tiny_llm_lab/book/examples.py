@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tiny_llm_lab.book.chapter import ChapterError, Fence, Problem, Text, split_chapter
 
@@ -110,10 +111,10 @@ def _correct(chapter: Path, corrections: list[tuple[Fence, list[str]]]) -> None:
     chapter.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _execute(package: str, name: str, examples: list[tuple[int, str]]) -> list[dict[str, object]]:
+def _execute(package: str, name: str, examples: list[tuple[int, str]]) -> list[dict[str, Any]]:
     # Submodules are then found through the package's own path, under the alias.
     sys.modules["tiny_llm"] = importlib.import_module(package)
-    results = []
+    results: list[dict[str, Any]] = []
     for line, code in examples:
         printed = io.StringIO()
         error = None
@@ -124,7 +125,7 @@ def _execute(package: str, name: str, examples: list[tuple[int, str]]) -> list[d
                 exec(program, {"__name__": "__main__"})
         except SyntaxError as problem:
             error = (problem.lineno or line, f"SyntaxError: {problem.msg}")
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             frames = [f for f in traceback.extract_tb(problem.__traceback__) if f.filename == name]
             where = (frames[-1].lineno if frames else None) or line
             error = (where, f"{type(problem).__name__}: {problem}")

@@ -1,4 +1,4 @@
-"""Formulas: LaTeX to MathML, which every current browser shows without a script or a font."""
+"""Formulas: LaTeX to MathML, which every current browser shows without a script."""
 
 import re
 from itertools import zip_longest
@@ -13,6 +13,8 @@ _ARITY = {
 }  # fmt: skip
 # Characters that Markdown would read as its own in the text of the formula.
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]#|~$]")
+# The converter takes a colon and most arrows for names, which have no space around them.
+_RELATION = re.compile("[:\u2190-\u21ff\u27f0-\u27ff]")
 _THIN_SPACE = "0.167em"
 
 
@@ -37,7 +39,9 @@ def render_formula(latex: str, display: bool) -> str:
     try:
         # Parsing removes the prefix that the namespace would otherwise get on every element.
         mathml = convert(source, display="block" if display else "inline")
-        math = ElementTree.fromstring(mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+        math = ElementTree.fromstring(
+            mathml.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+        )
     except ElementTree.ParseError:
         raise ValueError("an & stands outside of a matrix") from None
     except Exception as error:  # The converter raises many unrelated classes.
@@ -69,17 +73,14 @@ def _check(math: ElementTree.Element) -> None:
 def _improve(parent: ElementTree.Element) -> None:
     r"""Make words whole and give function names the space that TeX gives them.
 
-    The converter spells `\mathrm{softmax}` as seven letters, and puts no space into `\cos x`.
+    The converter spells `\mathrm{softmax}` as seven letters, and puts no space into `\cos x`, but
+    too much into `a / b`.
     """
     children: list[ElementTree.Element] = []
     for child in parent:
         _improve(child)
         previous = children[-1] if children else None
-        if (
-            _is_upright_letter(child)
-            and previous is not None
-            and _is_upright_letter(previous)
-        ):
+        if _is_upright_letter(child) and previous is not None and _is_upright_letter(previous):
             previous.text = f"{previous.text}{child.text}"
             continue
         children.append(child)
@@ -92,9 +93,15 @@ def _improve(parent: ElementTree.Element) -> None:
         if child.tag == "mo" and (child.text or "").isalpha() and (child.text or "").isascii():
             child.tag = "mi"
             child.attrib.clear()
+        if child.tag == "mi" and _RELATION.fullmatch(child.text or ""):
+            child.tag = "mo"
+        if child.tag == "mo" and child.text == "/":
+            child.attrib.update(lspace="0", rspace="0")
         starts_group = following is not None and (following.text or "") in ("(", "[", "{")
-        if parent.tag in ("mrow", "math", "mtd") and _is_function(child) and not (
-            following is None or starts_group or following.tag in ("mo", "mspace")
+        if (
+            parent.tag in ("mrow", "math", "mtd")
+            and _is_function(child)
+            and not (following is None or starts_group or following.tag in ("mo", "mspace"))
         ):
             parent.append(ElementTree.Element("mspace", width=_THIN_SPACE))
 

@@ -20,6 +20,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +54,22 @@ _SUMMARY_CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _INCLUDE = re.compile(r"\{\{\s*#include\s+([^}]*?)\s*\}\}")
 
 
+@dataclass
 class ChapterProcessor:
     """Processes one chapter.
 
-    Args:
+    Attributes:
         course: the course that the tasks come from.
         source_folder: the book's `src` folder.
         path: the chapter's file, relative to that folder.
+        problems: what was found wrong, filled by `process`.
     """
 
-    def __init__(self, course: Course, source_folder: Path, path: str) -> None:
-        self.course = course
-        self.source_folder = source_folder
-        self.path = path
-        self.problems: list[Problem] = []
-        self._shown: dict[Symbol, Task] = {}
+    course: Course
+    source_folder: Path
+    path: str
+    problems: list[Problem] = field(default_factory=list)
+    _shown: dict[Symbol, Task] = field(default_factory=dict)
 
     def process(self, markdown: str) -> str:
         """The chapter with everything of ours expanded; fills `problems`."""
@@ -137,7 +139,7 @@ class ChapterProcessor:
         before = paragraph[: match.start()].rpartition("\n")[2]
         after = paragraph[match.end() :].partition("\n")[0]
         match match.lastgroup:
-            case "code" | "ticks" | "comment":
+            case "code" | "comment":
                 for include in _INCLUDE.finditer(found):
                     self._check_include(include[1], line)
                 return found
@@ -148,7 +150,9 @@ class ChapterProcessor:
                 return self._directive(found, line, alone)
             case "display":
                 if before.strip(" \t>") or after.strip():
-                    self._report(line, "a formula in $$ needs lines of its own; use $ in a sentence")
+                    self._report(
+                        line, "a formula in $$ needs lines of its own; use $ in a sentence"
+                    )
                     return found
                 mathml = self._formula(found[2:-2], line, display=True)
                 return f'\n{before}<div class="formula">{mathml}</div>\n{before}'
@@ -213,13 +217,14 @@ class ChapterProcessor:
         file = self.source_folder / Path(self.path).parent / path
         if not file.is_file():
             self._report(line, f"the included file {path} does not exist")
-        elif anchor and not re.fullmatch(r"[\w-]+", anchor) or anchor.isdigit():
+        elif (anchor and not re.fullmatch(r"[\w-]+", anchor)) or anchor.isdigit():
             self._report(line, f'"{anchor}" is not an anchor; name one, line numbers go stale')
         elif anchor:
             text = file.read_text(encoding="utf-8")
-            for mark in ("ANCHOR", "ANCHOR_END"):
-                if not re.search(rf"\b{mark}:\s*{re.escape(anchor)}\b", text):
-                    self._report(line, f"{path} has no line with {mark}: {anchor}")
+            marks = (f"ANCHOR: {anchor}", f"ANCHOR_END: {anchor}")
+            missing = [mark for mark in marks if not re.search(rf"\b{mark}\b", text)]
+            if missing:
+                self._report(line, f"{path} has no line with {missing[0]}")
 
 
 def _in_container(indent: str, role: str, block: str) -> str:

@@ -7,6 +7,7 @@ is in no table of contents.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -31,10 +32,10 @@ _KNOWN_KEYS: dict[str, Any] = {
             "default-theme": None,
             "preferred-dark-theme": None,
             "smart-punctuation": None,
+            "no-section-label": None,
             "additional-css": None,
             "additional-js": None,
-            "git-repository-url": None,
-            "site-url": None,
+            "input-404": None,
             "search": {"limit-results": None, "teaser-word-count": None, "use-boolean-and": None},
         }
     },
@@ -56,18 +57,13 @@ def run_mdbook(book: Path, arguments: list[str]) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(outside)}
     programs = str(Path(sys.executable).parent)
     env["PATH"] = os.pathsep.join([programs, env.get("PATH", "")])
+    mdbook = shutil.which("mdbook", path=env["PATH"])
+    if mdbook is None:
+        raise FileNotFoundError("mdbook is not installed; `pdm install` brings it")
     subcommand, *options = arguments
     return subprocess.Popen(
-        ["mdbook", subcommand, str(book), *options],
-        env=env, executable=str(_mdbook()), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def _mdbook() -> Path:
-    path = Path(sys.executable).parent / "mdbook"
-    if not path.exists():
-        raise FileNotFoundError("mdbook is not installed beside this Python: run pdm sync")
-    return path
+        [mdbook, subcommand, str(book), *options], env=env, stderr=subprocess.PIPE, text=True
+    )
 
 
 def build(book: Path, output: Path) -> list[Problem]:

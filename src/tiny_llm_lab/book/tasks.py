@@ -1,4 +1,4 @@
-"""The header of a task: title, points, file, signatures with docstrings, and the test command.
+"""The header of a task: title, points, file, signatures, docstrings, and the test command.
 
 All of it comes from course.toml and from the reference's source, so a chapter cannot disagree
 with them. The bodies of the reference are never shown.
@@ -9,6 +9,7 @@ import html
 import textwrap
 from pathlib import Path
 
+from tiny_llm_lab.book.docstrings import render_docstring
 from tiny_llm_lab.course.manifest import Course, CourseError, Symbol, Task
 
 _Definition = ast.FunctionDef | ast.ClassDef
@@ -38,30 +39,30 @@ def render_task(course: Course, task: Task, shown: dict[Symbol, Task]) -> str:
     for symbol in task.symbols:
         if symbol.is_region:
             continue
-        code = f"```python\n{contract(course.reference / symbol.file, symbol.name)}\n```"
+        contract = render_contract(course.reference / symbol.file, symbol.name)
         first = shown.setdefault(symbol, task)
         if first is task:
-            parts.append(code)
+            parts.append(contract)
         else:
             summary = (
-                f"<summary>Signature of <code>{html.escape(symbol.name)}</code>, "
+                f"<summary><code>{html.escape(symbol.name)}</code>, "
                 f"as in Task {first.number}</summary>"
             )
-            parts += [f"<details>{summary}", code, "</details>"]
+            parts += [f"<details>{summary}", contract, "</details>"]
     command = f"pdm run test --week {task.week} --day {task.day} -- -k task_{task.number}"
     parts += [f"```sh\n{command}\n```", "</div>"]
     return "\n\n".join(parts)
 
 
-def contract(path: Path, name: str) -> str:
-    """The signature and docstring of a definition; for a class, of its public methods too.
+def render_contract(path: Path, name: str) -> str:
+    """What a definition promises: its signature as code, then its docstring as text.
 
     Args:
         path: a Python file.
-        name: a function, a class, or `Class.method`.
+        name: a function, a class (its public methods belong to it), or `Class.method`.
 
     Raises:
-        CourseError: there is no such file or definition.
+        CourseError: there is no such file or definition, or it has no docstring.
     """
     try:
         source = path.read_text(encoding="utf-8")
@@ -69,9 +70,17 @@ def contract(path: Path, name: str) -> str:
         raise CourseError(f"the reference has no {path.name}") from None
     scope: ast.Module | _Definition = ast.parse(source)
     for part in name.split("."):
-        scope = _find(scope, part, f"{path.name} has no {name}")
+        scope = _find(scope, part, f"{path.name} of the reference has no {name}")
     assert not isinstance(scope, ast.Module)
-    return textwrap.dedent("\n\n".join(_heads(source.splitlines(), scope)))
+    lines = source.splitlines()
+    signatures = [_signature(lines, scope)]
+    texts = [_docstring(scope, name)]
+    for method in _public_methods(scope):
+        signatures.append(_signature(lines, method))
+        texts.append(f'<p class="task-method"><code>{method.name}</code></p>')
+        texts.append(_docstring(method, name))
+    code = textwrap.dedent("\n".join(signatures))
+    return "\n\n".join([f"```python\n{code}\n```", *texts])
 
 
 def _find(scope: ast.Module | _Definition, name: str, message: str) -> _Definition:
@@ -81,19 +90,25 @@ def _find(scope: ast.Module | _Definition, name: str, message: str) -> _Definiti
     raise CourseError(message)
 
 
-def _heads(lines: list[str], node: _Definition) -> list[str]:
-    """The lines of a definition down to the end of its docstring, method by method."""
+def _public_methods(node: _Definition) -> list[ast.FunctionDef]:
+    if isinstance(node, ast.FunctionDef):
+        return []
+    return [
+        member
+        for member in node.body
+        if isinstance(member, ast.FunctionDef)
+        and (not member.name.startswith("_") or member.name in ("__init__", "__call__"))
+    ]
+
+
+def _signature(lines: list[str], node: _Definition) -> str:
+    """The lines of a definition from its decorators to its colon."""
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    last = node.body[0].lineno - 1
-    if ast.get_docstring(node) is not None:
-        last = node.body[0].end_lineno or last
-    heads = ["\n".join(lines[first - 1 : last])]
-    if isinstance(node, ast.ClassDef):
-        for member in node.body:
-            if isinstance(member, ast.AnnAssign):
-                heads.append("\n".join(lines[member.lineno - 1 : member.end_lineno]))
-            elif isinstance(member, ast.FunctionDef) and (
-                not member.name.startswith("_") or member.name in ("__init__", "__call__")
-            ):
-                heads += _heads(lines, member)
-    return heads
+    return "\n".join(lines[first - 1 : node.body[0].lineno - 1])
+
+
+def _docstring(node: _Definition, name: str) -> str:
+    docstring = ast.get_docstring(node)
+    if docstring is None:
+        raise CourseError(f"{node.name} ({name}) has no docstring")
+    return render_docstring(docstring)

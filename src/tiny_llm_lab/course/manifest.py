@@ -138,6 +138,15 @@ class Course:
         return tuple(task for day in self.days for task in day.tasks)
 
     @property
+    def tasks_by_symbol(self) -> dict[Symbol, tuple[Task, ...]]:
+        """The tasks that ask for each symbol; more than one if they share it."""
+        tasks: dict[Symbol, tuple[Task, ...]] = {}
+        for task in self.tasks:
+            for symbol in task.symbols:
+                tasks[symbol] = (*tasks.get(symbol, ()), task)
+        return tasks
+
+    @property
     def reference(self) -> Path:
         """The folder of the reference solution's package."""
         return self.root / "src" / "tiny_llm_ref"

@@ -28,7 +28,10 @@ A function that you have not written yet raises NotImplementedError and names it
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
+_MARK = re.compile(r"(BEGIN|END) SOLUTION")
 _BEGIN = re.compile(r"^(?P<indent>\s*)(?P<comment>\S+) BEGIN SOLUTION (?P<name>\S+)\s*$")
+_WORD = re.compile(r"[\w.]+\W?")
+_TODO = re.compile(r"^\s*\S+ TODO Week \d")
 _END = re.compile(r"^\s*\S+ END SOLUTION\s*$")
 
 
@@ -67,7 +70,7 @@ def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
             is neither a task's symbol nor given.
     """
     sources = read_package(course.reference)
-    for symbol, tasks in _tasks_by_symbol(course).items():
+    for symbol, tasks in course.tasks_by_symbol.items():
         if symbol.file not in sources:
             raise CourseError(
                 f"Task {tasks[0].id} names the symbol {symbol.text}, "
@@ -86,7 +89,7 @@ def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
 def read_package(folder: Path) -> dict[str, str]:
     """The text of each file of a package, by its path relative to the folder."""
     return {
-        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        path.relative_to(folder).as_posix(): _read(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
@@ -137,18 +140,18 @@ def written(course: Course) -> list[str]:
     more than its TODO line, and every file that Python cannot parse.
     """
     given = {symbol.text for symbol in course.given}
+    regions = [symbol for symbol in course.tasks_by_symbol if symbol.is_region]
     work = []
     for file, text in read_package(course.student).items():
+        work += [symbol.text for symbol in regions if symbol.file == file and _edited(symbol, text)]
         if not file.endswith(".py"):
-            work += [f"{file}#{name}" for name in _written_regions(file, text)]
             continue
-        module = file.removesuffix(".py")
-        try:
-            functions = list(_functions(ast.parse(text)))
-        except SyntaxError:
+        tree = _parse(text)
+        if tree is None:
             work.append(file)
             continue
-        for name, node in functions:
+        module = file.removesuffix(".py")
+        for name, node in _functions(tree):
             names = {f"{module}.{name}", f"{module}.{_class_of(name)}"}
             if not _is_stub(node) and not names & given:
                 work.append(f"{module}.{name}")
@@ -176,8 +179,8 @@ def stub_message(tasks: tuple[Task, ...]) -> str:
 def leaked_lines(course: Course, package: dict[str, str]) -> list[str]:
     """The lines of a solution's body that a package contains, as `file: line`.
 
-    Short lines that say nothing by themselves (`else:`, `return x`, an argument) do not count, nor
-    do lines that the reference also has outside of the bodies that a student writes.
+    Lines that say nothing by themselves (short ones, single words) do not count, nor do lines that
+    the reference also has outside of the bodies that a student writes.
     """
     secret: set[str] = set()
     public: set[str] = set()
@@ -194,7 +197,7 @@ def leaked_lines(course: Course, package: dict[str, str]) -> list[str]:
                 inside.update(range(region.start, region.end))
         secret.update(_normalized(lines[index]) for index in inside)
         public.update(_normalized(line) for i, line in enumerate(lines) if i not in inside)
-    secret = {line for line in secret - public if len(line) >= 12 and re.search(r"[(=\[#/]", line)}
+    secret = {line for line in secret - public if len(line) >= 12 and not _WORD.fullmatch(line)}
     return [
         f"{file}: {line.strip()}"
         for file, text in package.items()
@@ -212,11 +215,12 @@ def definitions(course: Course, file: str, tree: ast.Module) -> list[Definition]
     """
     tasks_of = {
         symbol.name: tasks
-        for symbol, tasks in _tasks_by_symbol(course).items()
+        for symbol, tasks in course.tasks_by_symbol.items()
         if symbol.file == file
     }
     given = {symbol.name for symbol in course.given if symbol.file == file}
     _check_top_level(file, tree, {*tasks_of, *given})
+    _check_classes(file, [name for name in tasks_of if name not in given], tree)
     found = []
     for name, node in _functions(tree):
         owner = _owner(name, {*tasks_of, *given})
@@ -252,6 +256,19 @@ def _check_top_level(file: str, tree: ast.Module, known: set[str]) -> None:
                 raise CourseError(
                     f"{file} of the reference: {name} is neither the symbol of a task nor listed "
                     "under `given` in course.toml, so that the skeleton would give it away."
+                )
+
+
+def _check_classes(file: str, names: list[str], tree: ast.Module) -> None:
+    """Check that the classes of these names hold nothing but methods and attributes."""
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef) or node.name not in names:
+            continue
+        for item in node.body:
+            if not (isinstance(item, Function | ast.Assign | ast.AnnAssign) or _is_docstring(item)):
+                raise CourseError(
+                    f"{file} of the reference, line {item.lineno}: the class {node.name} may only "
+                    "hold methods and attributes, else the skeleton would give the rest away."
                 )
 
 
@@ -319,7 +336,7 @@ def _student_docstring(source: str) -> str:
 
 
 def _stub_regions(course: Course, file: str, source: str, through: Day | None) -> str:
-    tasks_by_symbol = _tasks_by_symbol(course)
+    tasks_by_symbol = course.tasks_by_symbol
     regions = _regions(file, source)
     for symbol, tasks in tasks_by_symbol.items():
         if symbol.file == file and symbol.name not in [region.name for region in regions]:
@@ -344,6 +361,11 @@ def _regions(file: str, source: str) -> list[Region]:
     regions: list[Region] = []
     begin: tuple[int, re.Match[str]] | None = None
     for index, line in enumerate(source.splitlines()):
+        if _MARK.search(line) and not _BEGIN.match(line) and not _END.match(line):
+            raise CourseError(
+                f"{file}, line {index + 1}: write `BEGIN SOLUTION name` or `END SOLUTION` in a "
+                "comment of its own, with a space after the comment's sign."
+            )
         if match := _BEGIN.match(line):
             if begin is not None:
                 raise CourseError(f"{file}, line {index + 1}: the region before has no end.")
@@ -363,26 +385,43 @@ def _is_written(course: Course, symbol: Symbol) -> bool:
     path = course.student / symbol.file
     if not path.is_file():
         return True
-    text = path.read_text(encoding="utf-8")
+    text = _read(path)
     if symbol.is_region:
-        return symbol.name in _written_regions(symbol.file, text)
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:
+        return _edited(symbol, text)
+    tree = _parse(text)
+    if tree is None:
         return True
-    known = {other.name for other in _tasks_by_symbol(course) if other.file == symbol.file}
+    known = {other.name for other in course.tasks_by_symbol if other.file == symbol.file}
     own = [node for name, node in _functions(tree) if _owner(name, known) == symbol.name]
     return not own or not all(map(_is_stub, own))
 
 
-def _written_regions(file: str, text: str) -> list[str]:
-    """The regions that hold anything but the TODO line of the skeleton."""
+def _edited(symbol: Symbol, text: str) -> bool:
+    """Whether a region holds anything but the skeleton's TODO line, or its marks are gone."""
+    try:
+        regions = _regions(symbol.file, text)
+    except CourseError:
+        return True
     lines = text.splitlines()
-    return [
-        region.name
-        for region in _regions(file, text)
-        if region.end - region.start != 1 or " TODO Week " not in lines[region.start]
-    ]
+    return not any(
+        region.name == symbol.name
+        and region.end - region.start == 1
+        and _TODO.match(lines[region.start])
+        for region in regions
+    )
+
+
+def _read(path: Path) -> str:
+    # A student's folder may hold anything; what is not text is not ours to judge.
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _parse(text: str) -> ast.Module | None:
+    """The syntax tree of a student's module; None if Python cannot parse it."""
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError):  # ValueError: a null byte, in Python 3.11
+        return None
 
 
 def _is_stub(node: Function) -> bool:
@@ -405,14 +444,6 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 def _is_done(task: Task, through: Day | None) -> bool:
     return through is not None and (task.week, task.day) <= (through.week, through.number)
-
-
-def _tasks_by_symbol(course: Course) -> dict[Symbol, tuple[Task, ...]]:
-    tasks: dict[Symbol, tuple[Task, ...]] = {}
-    for task in course.tasks:
-        for symbol in task.symbols:
-            tasks[symbol] = (*tasks.get(symbol, ()), task)
-    return tasks
 
 
 def _normalized(line: str) -> str:

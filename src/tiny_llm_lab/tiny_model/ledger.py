@@ -34,7 +34,9 @@ NAMES = list(dict.fromkeys(THINGS + FOODS + ANIMALS + JOBS + TOPICS))
 CAPITALIZED = list(dict.fromkeys(PEOPLE + CITIES + COUNTRIES))
 _RESERVED = {name.lower() for name in heldout.NAMES}
 
-_ONSETS = "b c d f g h j k l m n p qu r s t v w x z bl br ch cl cr dr fl gr kr ph pl sh sk sl st th tr"
+_ONSETS = (
+    "b c d f g h j k l m n p qu r s t v w x z bl br ch cl cr dr fl gr kr ph pl sh sk sl st th tr"
+)
 _NUCLEI = "a e i o u a e i o u ai ea ee oo ou y"
 _CODAS = "b d g k l m n p r s t x ck ft ld lm lt mp nd ng nk nt rd rk rm rn rt sh st th"
 _ONSET_LIST, _NUCLEUS_LIST, _CODA_LIST = _ONSETS.split(), _NUCLEI.split(), _CODAS.split()
@@ -44,7 +46,7 @@ _ONSET_LIST, _NUCLEUS_LIST, _CODA_LIST = _ONSETS.split(), _NUCLEI.split(), _CODA
 
 
 def made_up_name(rng: random.Random) -> str:
-    """A word that means nothing, so that a name is more than one token and never learned by heart."""
+    """A word that means nothing: it takes several tokens, and is never learned by heart."""
     while True:
         kind = rng.random()
         if kind < 0.45:
@@ -67,7 +69,9 @@ def made_up_name(rng: random.Random) -> str:
 def _code_name(rng: random.Random) -> str:
     """Names with a number in them: `bay 7`, `item-12`, `x4`."""
     stem = rng.choice([rng.choice(NAMES), made_up_name(rng), rng.choice("abcdefghkmnprstxyz")])
-    return stem + rng.choice([" ", "-", "_", "", ""]) + str(rng.randint(1, rng.choice([9, 99, 999])))
+    return (
+        stem + rng.choice([" ", "-", "_", "", ""]) + str(rng.randint(1, rng.choice([9, 99, 999])))
+    )
 
 
 def name_maker(rng: random.Random) -> Callable[[], str]:
@@ -96,7 +100,7 @@ def name_maker(rng: random.Random) -> Callable[[], str]:
     def any_style() -> str:
         return rng.choice([plain, mixed, invented, proper, double, code])()
 
-    for limit, make in (
+    shares = (
         (0.30, plain),
         (0.52, mixed),
         (0.72, invented),
@@ -104,9 +108,8 @@ def name_maker(rng: random.Random) -> Callable[[], str]:
         (0.91, double),
         (0.96, code),
         (1.01, any_style),
-    ):
-        if kind < limit:
-            break
+    )
+    make = next(make for limit, make in shares if kind < limit)
     if make is proper or case < 0.82:
         return make
     if case < 0.94:
@@ -294,7 +297,22 @@ FILLERS = [
     "Note: the {word} is {adj}.",
     "In {City} they {verb} a {adj} {word} every {day2}.",
 ]
-DAYS = "yesterday today last week this morning on Monday on Friday in May last year".split(" ")
+DAYS = [
+    "yesterday",
+    "today",
+    "last",
+    "week",
+    "this",
+    "morning",
+    "on",
+    "Monday",
+    "on",
+    "Friday",
+    "in",
+    "May",
+    "last",
+    "year",
+]
 DAYS = ["yesterday", "today", "last week", "this morning", "on Monday", "on Friday", "last year"]
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "month"]
 
@@ -566,8 +584,8 @@ def _sprinkle(rng: random.Random, phrase: str) -> str:
 def ask(rng: random.Random, keys: list[str], *, free: bool = True) -> str:
     """A question about some names.
 
-    `free` allows arbitrary words around the names. It is off when a name is missing from the ledger:
-    then only a recognizable question deserves `none`.
+    `free` allows arbitrary words around the names. It is off when a name is missing from the
+    ledger: then only a recognizable question deserves `none`.
     """
     phrase = join_names(rng, keys)
     if free and rng.random() < 0.2:

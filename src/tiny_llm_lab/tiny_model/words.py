@@ -144,9 +144,7 @@ because while until about over under after before again once please ok okay well
 """)
 
 GENERAL = list(
-    dict.fromkeys(
-        THINGS + FOODS + ANIMALS + TOPICS + COLORS + ADJECTIVES + VERBS + JOBS + GLUE
-    )
+    dict.fromkeys(THINGS + FOODS + ANIMALS + TOPICS + COLORS + ADJECTIVES + VERBS + JOBS + GLUE)
 )
 PROPER = list(dict.fromkeys(PEOPLE + CITIES + COUNTRIES + LANGUAGES + CODE_LANGUAGES[:4]))
 

@@ -1,0 +1,773 @@
+"""Draws the figures of the preface and of week 1.
+
+For authors. The SVG files in `book/src/figures` are committed; run this after changing it:
+`python scripts/draw_figures.py`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+FIGURES = Path(__file__).resolve().parent.parent / "book" / "src" / "figures"
+
+# The book's style sheet sets these; the fallbacks are for a figure that is opened by itself.
+INK = "currentColor"
+ACCENT = "var(--fig-accent, #b4460a)"
+ACCENT_2 = "var(--fig-accent-2, #1a6fb0)"
+MUTED = "var(--fig-muted, #777)"
+FILL = "var(--fig-fill, #8881)"
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+Point = tuple[float, float]
+
+
+class Figure:
+    """An SVG drawing, 360 units wide, so that a unit is about a pixel on a phone."""
+
+    WIDTH = 360
+
+    def __init__(self, height: int, title: str, description: str) -> None:
+        """Start an empty drawing; title and description are what a screen reader reads."""
+        self.lines = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.WIDTH} {height}" '
+            'role="img" font-size="13" fill="currentColor" '
+            'style="font-family: inherit; max-width: 450px; max-height: none; '
+            'margin-inline: auto">',
+            f"<title>{escape(title)}</title>",
+            f"<desc>{escape(description)}</desc>",
+        ]
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = 13,
+        anchor: str = "middle",
+        color: str = INK,
+        bold: bool = False,
+    ) -> None:
+        """Write a line of text with its vertical middle at `y`."""
+        weight = ' font-weight="bold"' if bold else ""
+        self.lines.append(
+            f'<text x="{x:g}" y="{y + 0.35 * size:.4g}" text-anchor="{anchor}" '
+            f'font-size="{size:g}" fill="{color}"{weight}>{escape(text)}</text>'
+        )
+
+    def box(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        text: str = "",
+        *,
+        size: float = 13,
+        fill: str = FILL,
+        opacity: float = 1,
+        stroke: str = INK,
+        radius: float = 5,
+    ) -> None:
+        """Draw a rectangle with a text in its middle."""
+        self.lines.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" '
+            f'fill="{fill}" fill-opacity="{opacity:g}" stroke="{stroke}" stroke-width="1.2"/>'
+        )
+        if text:
+            self.text(x + width / 2, y + height / 2, text, size=size)
+
+    def line(
+        self, *points: Point, color: str = INK, width: float = 1.4, dashed: bool = False
+    ) -> None:
+        """Draw a line through points."""
+        path = "M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in points)
+        dashes = ' stroke-dasharray="4 3"' if dashed else ""
+        self.lines.append(
+            f'<path d="{path}" fill="none" stroke="{color}" stroke-width="{width:g}"{dashes}/>'
+        )
+
+    def arrow(self, *points: Point, color: str = INK, width: float = 1.4) -> None:
+        """Draw a line through points with a head at the last one."""
+        (x0, y0), (x1, y1) = points[-2:]
+        angle = math.atan2(y1 - y0, x1 - x0)
+        head = 7.0
+        base = (x1 - head * math.cos(angle), y1 - head * math.sin(angle))
+        self.line(*points[:-1], base, color=color, width=width)
+        side = (3.5 * math.sin(angle), -3.5 * math.cos(angle))
+        corners = [(x1, y1), (base[0] + side[0], base[1] + side[1])]
+        corners.append((base[0] - side[0], base[1] - side[1]))
+        path = "L".join(f"{x:.4g} {y:.4g}" for x, y in corners)
+        self.lines.append(f'<path d="M{path}Z" fill="{color}"/>')
+
+    def circle(self, x: float, y: float, radius: float, *, fill: str = FILL) -> None:
+        """Draw a circle."""
+        self.lines.append(
+            f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{fill}" stroke="{INK}" '
+            'stroke-width="1.2"/>'
+        )
+
+    def shape(self, y: float, shape: str) -> None:
+        """Write the shape of what is at height `y` at the right edge."""
+        text = shape.replace(" x ", f" {TIMES} ")
+        self.text(352, y, text, size=12, anchor="end", color=ACCENT)
+
+    def operator(self, x: float, y: float, sign: str) -> None:
+        """Draw a circled operator."""
+        self.circle(x, y, 11)
+        self.text(x, y, sign, size=16)
+
+    def svg(self) -> str:
+        """The finished file."""
+        return "\n".join([*self.lines, "</svg>", ""])
+
+
+def request_path() -> Figure:
+    """Preface: from prompt to text."""
+    figure = Figure(
+        402,
+        "A request's way through the engine",
+        "The prompt goes through the tokenizer into a queue. Prefill runs the model on the prompt; "
+        "the logits go to the sampler. Until the stop condition holds, each token goes through "
+        "decode into the model again. Then the detokenizer's text is the answer.",
+    )
+    left, width, height = 44, 146, 32
+    center, half = left + width / 2, 68
+
+    def row(y: float, text: str, *notes: tuple[str, str]) -> None:
+        if text:
+            figure.box(left, y, width, height, text)
+        for line, (note, color) in enumerate(notes):
+            middle = y + height / 2 + 14 * (line - (len(notes) - 1) / 2)
+            figure.text(left + width + 12, middle, note, size=11, anchor="start", color=color)
+
+    figure.text(center, 10, "prompt")
+    figure.arrow((center, 18), (center, 32))
+    row(32, "tokenizer", ("given", MUTED))
+    figure.arrow((center, 64), (center, 80))
+    row(80, "queue", ("week 2: many requests", ACCENT_2))
+    prefill, decode = left + width - half / 2, left + half / 2
+    figure.arrow((prefill, 112), (prefill, 128))
+    row(128, "", ("week 1: one request", ACCENT), ("week 2: chunks, batches", ACCENT_2))
+    for x, name in ((decode, "decode"), (prefill, "prefill")):
+        figure.box(x - half / 2, 128, half, height, name)
+        figure.arrow((x, 160), (x, 182))
+    row(182, "model", ("week 1: Qwen3", ACCENT), ("week 2: cache, kernels", ACCENT_2))
+    figure.arrow((center, 214), (center, 230))
+    row(230, "sampler", ("week 1", ACCENT))
+    figure.arrow((center, 262), (center, 278))
+    row(278, "stop?", ("week 1", ACCENT))
+    figure.arrow((center, 310), (center, 334))
+    figure.text(center + 8, 320, "yes", size=11, anchor="start")
+    row(334, "detokenizer", ("given", MUTED))
+    figure.arrow((center, 366), (center, 382))
+    figure.text(center, 392, "text, streamed")
+    # From "stop?" back to "decode".
+    figure.arrow((left, 294), (22, 294), (22, 144), (left, 144))
+    figure.text(16, 219, "no", size=11, anchor="end")
+    return figure
+
+
+def week_1_map() -> Figure:
+    """Overview: the model, and which day writes what."""
+    figure = Figure(
+        566,
+        "The Qwen3 model by days",
+        "Text, tokenizer, token ids, embedding (day 5), a stack of layers, RMSNorm (day 4), output "
+        "head (day 5), sampler (day 7), next token. A layer is RMSNorm (day 4), attention "
+        "(days 1, 3 and 5) with RoPE (day 2), an addition, RMSNorm (day 4), MLP (day 4), an "
+        "addition. The generation loop (day 6) appends the token and starts again.",
+    )
+    left, width = 70, 156
+    center = left + width / 2
+    badge = left + width + 12
+
+    def part(y: float, text: str, days: str, height: float = 28) -> None:
+        figure.box(left, y, width, height, text)
+        if days:
+            figure.text(badge, y + height / 2, days, size=12, anchor="start", color=ACCENT)
+
+    def down(start: float, end: float) -> None:
+        figure.arrow((center, start), (center, end))
+
+    figure.text(center, 10, "text")
+    down(17, 30)
+    part(30, "tokenizer", "")
+    figure.text(badge, 44, "given", size=12, anchor="start", color=MUTED)
+    down(58, 72)
+    figure.text(center, 80, "token ids")
+    down(88, 102)
+    part(102, "embedding", "Day 5")
+    # The layer.
+    figure.box(52, 142, 298, 272, stroke=MUTED, fill="none", radius=8)
+    figure.text(342, 155, "layer, repeated", size=11, anchor="end", color=MUTED)
+    figure.text(342, 402, "assembled on Day 5", size=11, anchor="end", color=ACCENT)
+    down(130, 166)
+    part(166, "RMSNorm", "Day 4")
+    down(194, 206)
+    figure.box(left, 206, width, 42)
+    figure.text(center, 219, "attention")
+    figure.text(center, 236, "with RoPE", size=12)
+    figure.text(badge, 219, "Days 1, 3, 5", size=12, anchor="start", color=ACCENT)
+    figure.text(badge, 236, "Day 2", size=12, anchor="start", color=ACCENT)
+    down(248, 260)
+    figure.operator(center, 271, "+")
+    down(282, 306)
+    part(306, "RMSNorm", "Day 4")
+    down(334, 346)
+    part(346, "MLP", "Day 4")
+    down(374, 386)
+    figure.operator(center, 397, "+")
+    # What goes around attention and MLP and is added to their results.
+    figure.arrow((center, 154), (60, 154), (60, 271), (center - 11, 271), color=ACCENT_2)
+    figure.arrow((center, 290), (60, 290), (60, 397), (center - 11, 397), color=ACCENT_2)
+    down(408, 428)
+    part(428, "RMSNorm", "Day 4")
+    down(456, 468)
+    part(468, "output head", "Day 5")
+    down(496, 514)
+    part(514, "sampler", "Day 7")
+    figure.text(center + 8, 504, "logits", size=11, anchor="start", color=MUTED)
+    # The loop.
+    figure.arrow((left, 528), (22, 528), (22, 80), (center - 34, 80), color=ACCENT)
+    figure.text(left, 555, "the loop: append the next token", size=12, anchor="start")
+    figure.text(badge + 52, 555, "Day 6", size=12, anchor="start", color=ACCENT)
+    return figure
+
+
+def attention() -> Figure:
+    """Day 1: one query, three entries."""
+    figure = Figure(
+        248,
+        "Attention as a soft lookup",
+        "The query 2 0 2 0 is compared with three keys. oak: key 0 2 0 0, score 0, weight 0.042, "
+        "value 220. fox: key 2 0 1 0, score 3, weight 0.844, value 17. elm: key 1 0 0 1, score 1, "
+        "weight 0.114, value 40. The output is 28.2.",
+    )
+    query = [2, 0, 2, 0]
+    entries = [("oak", [0, 2, 0, 0], 220), ("fox", [2, 0, 1, 0], 17), ("elm", [1, 0, 0, 1], 40)]
+    scores = [sum(a * b for a, b in zip(query, key, strict=True)) / 2 for _, key, _ in entries]
+    total = sum(math.exp(score) for score in scores)
+    weights = [math.exp(score) / total for score in scores]
+
+    def vector(x: float, y: float, numbers: Sequence[int], color: str) -> None:
+        for index, number in enumerate(numbers):
+            figure.box(x + 18 * index, y, 18, 22, str(number), size=12, stroke=color, radius=0)
+
+    figure.text(66, 23, "query", anchor="end")
+    vector(74, 12, query, ACCENT)
+    figure.arrow((110, 36), (110, 62), color=ACCENT)
+    columns = [(110, "key"), (184, "score"), (254, "weight"), (328, "value")]
+    for x, name in columns:
+        figure.text(x, 74, name, size=12, color=MUTED)
+    for index, ((name, key, value), score, weight) in enumerate(
+        zip(entries, scores, weights, strict=True)
+    ):
+        y = 86 + 34 * index
+        figure.text(66, y + 11, name, anchor="end")
+        vector(74, y, key, INK)
+        figure.text(184, y + 11, f"{score:g}")
+        figure.box(222, y + 3, 64, 16, fill="none", stroke=MUTED, radius=0)
+        bar = 64 * weight
+        figure.box(222, y + 3, bar, 16, fill=ACCENT, opacity=0.45, stroke=ACCENT, radius=0)
+        figure.text(254, y + 11, f"{weight:.3f}", size=12)
+        figure.text(328, y + 11, str(value))
+    figure.text(184, 192, "q · k / √D", size=11, color=MUTED)
+    figure.text(254, 192, "softmax", size=11, color=MUTED)
+    output = sum(weight * value for weight, (*_, value) in zip(weights, entries, strict=True))
+    terms = " + ".join(
+        f"{weight:.3f} · {value}" for weight, (*_, value) in zip(weights, entries, strict=True)
+    )
+    figure.line((10, 210), (350, 210), color=MUTED, width=1)
+    figure.text(180, 230, f"output = {terms} = {output:.1f}", size=12)
+    return figure
+
+
+HEADS = [(ACCENT, 0.4), (ACCENT_2, 0.4), (MUTED, 0.35)]
+
+
+def multi_head() -> Figure:
+    """Day 1: splitting and joining heads."""
+    figure = Figure(
+        430,
+        "Splitting and joining heads",
+        "A matrix of L positions by H times D features is cut by columns into H matrices of L by "
+        "D, attention runs in each, and the results are put side by side again before the output "
+        "projection.",
+    )
+    positions, head_dim, cell = 4, 2, 17.0
+
+    def matrix(x: float, y: float, heads: Sequence[int]) -> None:
+        for row in range(positions):
+            for column in range(head_dim * len(heads)):
+                fill, opacity = HEADS[heads[column // head_dim]]
+                figure.box(
+                    x + cell * column,
+                    y + cell * row,
+                    cell,
+                    cell,
+                    fill=fill,
+                    opacity=opacity,
+                    radius=0,
+                )
+
+    def step(y: float, text: str, x: float = 127) -> None:
+        figure.arrow((x, y), (x, y + 26))
+        figure.text(x + 10, y + 12, text, size=12, anchor="start")
+
+    figure.text(127, 10, "query")
+    figure.shape(10, "B x L x E")
+    step(18, "linear with wq")
+    matrix(76, 48, [0, 1, 2])
+    figure.shape(82, "B x L x H·D")
+    figure.text(66, 82, "L", size=12, anchor="end", color=MUTED)
+    step(120, "reshape, swap axes")
+    for head in range(3):
+        x = 40 + 70 * head
+        matrix(x, 164, [head])
+        figure.text(x + cell, 156, f"head {head}", size=11)
+        figure.arrow((x + cell, 236), (x + cell, 260))
+    figure.shape(198, "B x H x L x D")
+    figure.box(30, 260, 194, 26, "attention in every head", size=12)
+    figure.shape(273, "B x H x L x D")
+    step(290, "swap axes, reshape")
+    matrix(76, 320, [0, 1, 2])
+    figure.shape(354, "B x L x H·D")
+    figure.arrow((127, 392), (127, 412))
+    figure.text(137, 400, "linear with wo", size=12, anchor="start")
+    figure.text(127, 422, "result", size=13)
+    figure.shape(422, "B x L x E")
+    return figure
+
+
+def rope_rotation() -> Figure:
+    """Day 2: four pairs at six positions."""
+    figure = Figure(
+        330,
+        "Pairs of features turn at different speeds",
+        "Four circles. Pair 0 turns by 1 radian per position and is spread around the circle at "
+        "positions 0 to 5. Pair 1 turns by 0.1, pair 2 by 0.01, pair 3 by 0.001 radians per "
+        "position: these arrows stay close together.",
+    )
+    radius = 52
+    for pair in range(4):
+        speed = 10000 ** (-2 * pair / 8)
+        x, y = 80 + 176 * (pair % 2), 74 + 164 * (pair // 2)
+        figure.circle(x, y, radius)
+        for position in range(6):
+            angle = speed * position
+            tip = (x + radius * math.cos(angle), y - radius * math.sin(angle))
+            color = ACCENT if position == 0 else INK
+            figure.arrow((x, y), tip, color=color, width=1.6 if position == 0 else 1)
+        labels = range(6) if pair == 0 else (0, 5) if pair == 1 else ()
+        for position in labels:
+            # Positions 0 and 5 of pair 1 are close: spread their labels a little.
+            nudge = {0: -0.08, 5: 0.08}[position] if pair == 1 else 0.0
+            angle = speed * position + nudge
+            spot = (x + (radius + 11) * math.cos(angle), y - (radius + 11) * math.sin(angle))
+            figure.text(*spot, str(position), size=12, color=ACCENT if position == 0 else INK)
+        if pair > 1:
+            figure.text(x + radius + 6, y, "0 to 5", size=12, anchor="start")
+        figure.text(x, y + 74, f"pair {pair}: θ = {speed:g}", size=12)
+    return figure
+
+
+def rope_pairings() -> Figure:
+    """Day 2: which features form a pair."""
+    figure = Figure(
+        220,
+        "Two ways to pair features",
+        "Traditional: features 0 and 1 are pair 0, 2 and 3 pair 1, 4 and 5 pair 2, 6 and 7 pair "
+        "3. Otherwise, as in Qwen3: features 0 and 4 are pair 0, 1 and 5 pair 1, 2 and 6 pair 2, "
+        "3 and 7 pair 3.",
+    )
+    dims, cell, left = 8, 38.0, 28.0
+
+    def row(y: float, rise: float, title: str, pairs: Sequence[tuple[int, int]]) -> None:
+        figure.text(left, y - rise - 12, title, size=12, anchor="start")
+        for pair, (first, second) in enumerate(pairs):
+            color = ACCENT if pair % 2 == 0 else ACCENT_2
+            for feature in (first, second):
+                figure.box(left + cell * feature, y, cell, 26, str(pair), stroke=INK, radius=0)
+            a, b = (left + cell * (feature + 0.5) for feature in (first, second))
+            top = y - 12 - (6 * pair if second - first > 1 else 0)
+            figure.line((a, y), (a, top), (b, top), (b, y), color=color, width=1.8)
+        for feature in range(dims):
+            x = left + cell * (feature + 0.5)
+            figure.text(x, y + 38, str(feature), size=11, color=MUTED)
+
+    row(44, 14, "traditional=True", [(2 * j, 2 * j + 1) for j in range(4)])
+    row(158, 32, "traditional=False (Qwen3)", [(j, j + 4) for j in range(4)])
+    figure.text(180, 212, "feature", size=11, color=MUTED)
+    return figure
+
+
+def causal_mask() -> Figure:
+    """Day 3: fewer queries than keys."""
+    figure = Figure(
+        190,
+        "The causal mask with fewer queries than keys",
+        "Three rows for queries at positions 2, 3 and 4, five columns for keys 0 to 4. Row 0 is "
+        "open for keys 0 to 2, row 1 for keys 0 to 3, row 2 for all. The other entries are minus "
+        "infinity.",
+    )
+    queries, keys, cell, left, top = 3, 5, 40.0, 146.0, 50.0
+    figure.text(left + cell * keys / 2, 12, "key", size=12, color=MUTED)
+    for key in range(keys):
+        figure.text(left + cell * (key + 0.5), 34, str(key))
+    for query in range(queries):
+        y = top + cell * query
+        position = keys - queries + query
+        figure.text(left - 10, y + cell / 2, f"query {query}, position {position}", anchor="end")
+        for key in range(keys):
+            allowed = key <= position
+            figure.box(
+                left + cell * key,
+                y,
+                cell,
+                cell,
+                "0" if allowed else "\N{MINUS SIGN}\N{INFINITY}",
+                fill=ACCENT if allowed else FILL,
+                opacity=0.3 if allowed else 1,
+                radius=0,
+            )
+    edge = left + cell * (keys - queries)
+    figure.line((edge, top + cell * queries + 4), (edge, top + cell * queries + 14), color=MUTED)
+    figure.text(edge - 6, 182, "read before", size=11, anchor="end", color=MUTED)
+    figure.text(edge + 6, 182, "these queries", size=11, anchor="start", color=MUTED)
+    return figure
+
+
+def grouped_heads() -> Figure:
+    """Day 3: query heads share key/value heads."""
+    figure = Figure(
+        190,
+        "Query heads share key/value heads",
+        "Query heads 0, 1 and 2 are connected to key/value head 0; query heads 3, 4 and 5 to "
+        "key/value head 1.",
+    )
+    figure.text(180, 12, "query heads, H_q = 6", size=12, color=MUTED)
+    for kv_head in range(2):
+        fill, opacity = HEADS[kv_head]
+        x = 97 + 166 * kv_head
+        for member in range(3):
+            head = 3 * kv_head + member
+            center = x + 54 * (member - 1)
+            figure.line((center, 60), (x, 120), color=fill, width=1.8)
+            figure.box(center - 22, 26, 44, 34, str(head), fill=fill, opacity=opacity)
+        figure.box(x - 50, 120, 100, 40, f"k, v  {kv_head}", fill=fill, opacity=opacity)
+    figure.text(180, 178, "key/value heads, H_kv = 2", size=12, color=MUTED)
+    return figure
+
+
+def mlp() -> Figure:
+    """Day 4: norm and SwiGLU."""
+    figure = Figure(
+        380,
+        "RMSNorm and the SwiGLU MLP",
+        "x is normalized. The result goes through the gate projection and SiLU on one side, and "
+        "through the up projection on the other. Both are multiplied and go through the down "
+        "projection.",
+    )
+    left, right, center = 82, 222, 152
+
+    figure.text(center, 10, "x")
+    figure.shape(10, "... x E")
+    figure.arrow((center, 18), (center, 34))
+    figure.box(center - 60, 34, 120, 30, "RMSNorm")
+    figure.shape(49, "... x E")
+    figure.arrow((center, 64), (center, 84), (left, 84), (left, 104))
+    figure.arrow((center, 64), (center, 84), (right, 84), (right, 104))
+    figure.box(left - 55, 104, 110, 30, "linear, w_gate", size=12)
+    figure.box(right - 55, 104, 110, 30, "linear, w_up", size=12)
+    figure.shape(148, "... x F")
+    figure.arrow((left, 134), (left, 160))
+    figure.box(left - 55, 160, 110, 30, "SiLU", size=13)
+    figure.line((right, 134), (right, 226))
+    figure.arrow((right, 225.4), (right, 226), (center + 11, 226))
+    figure.arrow((left, 190), (left, 226), (center - 11, 226))
+    figure.operator(center, 226, TIMES)
+    figure.shape(226, "... x F")
+    figure.text(left + 8, 146, "gate", size=11, anchor="start", color=MUTED)
+    figure.text(right + 8, 146, "up", size=11, anchor="start", color=MUTED)
+    figure.arrow((center, 237), (center, 268))
+    figure.text(center + 8, 252, "hidden", size=11, anchor="start", color=MUTED)
+    figure.box(center - 60, 268, 120, 30, "linear, w_down", size=12)
+    figure.arrow((center, 298), (center, 324))
+    figure.text(center, 334, "result")
+    figure.shape(334, "... x E")
+    figure.text(
+        center, 362, "The layer adds the result to its input (Day 5).", size=11, color=MUTED
+    )
+    return figure
+
+
+def silu() -> Figure:
+    """Day 4: the activation."""
+    figure = Figure(
+        216,
+        "SiLU and ReLU",
+        "For x from -6 to 4. ReLU is 0 on the left and x on the right. SiLU follows it, a little "
+        "below: it goes down to -0.278 at x = -1.278 and comes back to 0 further left.",
+    )
+
+    def spot(x: float, y: float) -> Point:
+        return 30 + 31 * (x + 6), 168 - 36 * y
+
+    figure.line(spot(-6, 0), spot(4.2, 0), color=MUTED, width=1)
+    figure.line(spot(0, -0.6), spot(0, 4.2), color=MUTED, width=1)
+    for x in range(-6, 5, 2):
+        figure.line(spot(x, 0), (spot(x, 0)[0], spot(x, 0)[1] + 4), color=MUTED, width=1)
+        if x:
+            figure.text(spot(x, 0)[0], 192, str(x), size=11, color=MUTED)
+    for y in (2, 4):
+        figure.text(spot(0, y)[0] - 8, spot(0, y)[1], str(y), size=11, anchor="end", color=MUTED)
+    figure.line(spot(-6, 0), spot(0, 0), spot(4, 4), color=ACCENT_2, width=1.6, dashed=True)
+    xs = [-6 + 0.1 * step for step in range(101)]
+    figure.line(*(spot(x, x / (1 + math.exp(-x))) for x in xs), color=ACCENT, width=2)
+    figure.text(*spot(2.1, 3.1), "ReLU", size=12, color=ACCENT_2)
+    figure.text(*spot(3.6, 2.5), "SiLU", size=12, color=ACCENT)
+    return figure
+
+
+def qwen3_model() -> Figure:
+    """Day 5: embedding, blocks, norm, head."""
+    figure = Figure(
+        414,
+        "The whole model",
+        "Token ids are looked up in the embedding table, pass all transformer blocks and a final "
+        "RMSNorm, and are scored against the rows of a table: the embedding table again if the "
+        "head is tied, a table of its own otherwise.",
+    )
+    left, width, center = 14, 180, 104
+    figure.text(center, 10, f"token ids: B {TIMES} L")
+    figure.arrow((center, 18), (center, 40))
+    boxes = (
+        (40, "embedding lookup", ACCENT),
+        (98, "block 0", INK),
+        (146, "block 1", INK),
+        (210, "last block", INK),
+        (260, "final RMSNorm", INK),
+        (318, "output head: x @ table.T", ACCENT),
+    )
+    for y, name, stroke in boxes:
+        figure.box(left, y, width, 32, name, stroke=stroke)
+    for start, end in ((72, 98), (130, 146), (194, 210), (242, 260), (292, 318), (350, 384)):
+        figure.arrow((center, start), (center, end))
+    figure.line((center, 178), (center, 194), dashed=True)
+    for y in (84, 304):
+        figure.text(center + 8, y, f"B {TIMES} L {TIMES} E", size=12, anchor="start")
+    figure.text(center, 398, f"logits: B {TIMES} L {TIMES} vocab_size")
+    figure.text(204, 116, "causal mask,", size=12, anchor="start")
+    figure.text(204, 132, "offset for all", size=12, anchor="start")
+    figure.box(248, 158, 106, 70, stroke=ACCENT)
+    for y, text in ((176, "one table"), (194, f"vocab_size {TIMES} E"), (211, "(tied)")):
+        figure.text(301, y, text, size=12)
+    figure.arrow((301, 158), (301, 56), (left + width, 56), color=ACCENT)
+    figure.arrow((301, 228), (301, 334), (left + width, 334), color=ACCENT)
+    return figure
+
+
+def transformer_block() -> Figure:
+    """Day 5: the residual stream through one block."""
+    figure = Figure(
+        396,
+        "A pre-norm transformer block",
+        "The input is normalized, goes through attention, and is added to the unchanged input. "
+        "The sum is normalized, goes through the MLP, and is added to the unchanged sum.",
+    )
+    center, stream = 150, 282
+    figure.text(center, 10, f"x: B {TIMES} L {TIMES} E")
+    halves = (
+        (20, "input_layernorm", "attention", "x"),
+        (196, "post_attention_layernorm", "MLP", "x + a"),
+    )
+    for y, norm, part, name in halves:
+        figure.arrow((center, y), (center, y + 30))
+        figure.box(60, y + 30, 180, 32, norm)
+        figure.arrow((center, y + 62), (center, y + 82))
+        figure.box(60, y + 82, 180, 32, part, stroke=ACCENT)
+        figure.arrow((center, y + 114), (center, y + 136))
+        figure.operator(center, y + 147, "+")
+        corners = ((center, y + 14), (stream, y + 14), (stream, y + 147), (center + 11, y + 147))
+        figure.arrow(*corners, color=ACCENT_2, width=1.8)
+        figure.text(stream + 8, y + 80, name, anchor="start", color=ACCENT_2)
+    figure.line((center, 178), (center, 196))
+    figure.text(center + 8, 150, "a", size=12, anchor="start")
+    figure.text(center + 8, 326, "m", size=12, anchor="start")
+    figure.arrow((center, 354), (center, 376))
+    figure.text(center, 387, f"x + a + m: B {TIMES} L {TIMES} E")
+    return figure
+
+
+def qwen3_attention() -> Figure:
+    """Day 5: grouped attention with QK-norm and RoPE."""
+    figure = Figure(
+        428,
+        "Attention with QK-norm and RoPE",
+        "The input goes through three linear layers into query, key and value heads. Query and "
+        "key heads pass an RMSNorm and then RoPE; value heads pass neither. Grouped attention "
+        "joins the three, and the output projection leads back to the hidden size.",
+    )
+
+    def two_lines(x: float, y: float, width: float, first: str, second: str, stroke: str) -> None:
+        figure.box(x, y, width, 40, stroke=stroke)
+        figure.text(x + width / 2, y + 12, first)
+        figure.text(x + width / 2, y + 29, second, size=12)
+
+    figure.text(180, 10, f"x: B {TIMES} L {TIMES} E")
+    figure.line((180, 18), (180, 30))
+    columns = ((60, "q", "H_q"), (180, "k", "H_kv"), (300, "v", "H_kv"))
+    for center, name, heads in columns:
+        left = center - 50
+        figure.arrow((180, 30), (center, 30), (center, 48))
+        figure.box(left, 48, 100, 30, f"linear w{name}")
+        figure.arrow((center, 78), (center, 96))
+        two_lines(left, 96, 100, "split heads", f"{heads} {TIMES} D", INK)
+        if name == "v":
+            figure.arrow((center, 136), (center, 284))
+            figure.text(center + 8, 196, "neither", size=12, anchor="start", color=MUTED)
+        else:
+            figure.arrow((center, 136), (center, 156))
+            two_lines(left, 156, 100, "RMSNorm", f"{name}_norm", ACCENT)
+            figure.arrow((center, 196), (center, 216))
+            two_lines(left, 216, 100, "RoPE", "from offset", ACCENT_2)
+            figure.arrow((center, 256), (center, 284))
+        figure.text(center + 8, 270, name.upper(), anchor="start")
+    two_lines(10, 284, 340, "grouped attention", "mask, scale 1/\u221aD", INK)
+    figure.arrow((180, 324), (180, 344))
+    two_lines(
+        70, 344, 220, "join heads, linear wo", f"L {TIMES} (H_q \u00b7 D) to L {TIMES} E", INK
+    )
+    figure.arrow((180, 384), (180, 406))
+    figure.text(180, 418, f"B {TIMES} L {TIMES} E")
+    return figure
+
+
+def generation_loop() -> Figure:
+    """Day 6: from prompt to text, token by token."""
+    figure = Figure(
+        452,
+        "The generation loop",
+        "The prompt is encoded into tokens. The model reads all tokens; the last position's "
+        "logits become log-probabilities; the sampler picks one token. At an end-of-sequence id "
+        "the loop ends; otherwise the token is appended to the tokens and handed to the "
+        "detokenizer, which releases text, and the loop starts again until max_tokens.",
+    )
+    center = 140
+    figure.text(center, 10, "prompt text")
+    rows = (
+        (34, "tokenizer.encode", INK),
+        (84, "tokens: prompt and choices", ACCENT_2),
+        (134, "model", INK),
+        (192, "last position, logprobs", ACCENT),
+        (250, "sampler", INK),
+        (308, "one of eos_token_ids?", INK),
+        (362, "detokenizer.add_token", INK),
+        (418, "finalize, return text", INK),
+    )
+    for y, text, stroke in rows:
+        figure.box(40, y, 200, 32, text, stroke=stroke)
+    for start, end in ((18, 34), (66, 84), (116, 134), (166, 192), (224, 250), (282, 308)):
+        figure.arrow((center, start), (center, end))
+    figure.arrow((center, 340), (center, 362))
+    figure.arrow((center, 394), (center, 418))
+    notes = (
+        (179, f"1 {TIMES} L {TIMES} vocab_size"),
+        (237, f"1 {TIMES} vocab_size"),
+        (295, "token"),
+        (351, "no"),
+        (406, "max_tokens reached"),
+    )
+    for y, text in notes:
+        figure.text(center + 8, y, text, size=12, anchor="start")
+    figure.arrow((40, 324), (18, 324), (18, 434), (40, 434))
+    figure.text(20, 313, "yes", size=12)
+    figure.arrow((240, 324), (318, 324), (318, 100), (240, 100), color=ACCENT_2, width=1.8)
+    figure.text(310, 216, "append", size=12, anchor="end", color=ACCENT_2)
+    figure.arrow((240, 378), (280, 378))
+    figure.text(284, 378, "on_text", anchor="start")
+    return figure
+
+
+def sampling_filters() -> Figure:
+    """Day 7: one distribution under temperature, top-k and top-p."""
+    tokens = {"mat": 0.40, "rug": 0.25, "bed": 0.15, "car": 0.10, "sun": 0.06, "law": 0.04}
+    panels = (
+        ("temp 1: the model's own", 1.0, 6),
+        ("temp 0.5: sharper", 0.5, 6),
+        ("temp 2: flatter", 2.0, 6),
+        ("top-k 2: the two largest", 1.0, 2),
+        ("top-p 0.85: at least 0.85", 1.0, 4),
+        ("temp 2 and top-p 0.85", 2.0, 4),
+    )
+    scale, bar, step = 130, 24, 28
+
+    def drawn(temp: float, kept: int) -> list[float]:
+        powers = [p ** (1 / temp) for p in list(tokens.values())[:kept]]
+        return [power / sum(powers) for power in powers]
+
+    figure = Figure(
+        430,
+        "Temperature, top-k and top-p on one distribution",
+        "Probabilities of mat, rug, bed, car, sun, law. "
+        + " ".join(
+            f"{title.capitalize()}: {', '.join(f'{p:.2f}' for p in drawn(temp, kept))}."
+            for title, temp, kept in panels
+        ),
+    )
+    for index, (title, temp, kept) in enumerate(panels):
+        left, base = 4 + 184 * (index % 2), 122 + 144 * (index // 2)
+        figure.text(left, base - 110, title, anchor="start", color=ACCENT if index else INK)
+        figure.line((left - 2, base), (left + 168, base), color=MUTED, width=1)
+        shares = drawn(temp, kept)
+        for place, (token, probability) in enumerate(tokens.items()):
+            x = left + step * place
+            if place < kept:
+                height, label, color = scale * shares[place], f"{shares[place]:.2f}"[1:], INK
+                figure.box(
+                    x,
+                    base - height,
+                    bar,
+                    height,
+                    fill=ACCENT_2,
+                    opacity=0.8,
+                    stroke="none",
+                    radius=0,
+                )
+            else:
+                height, label, color = scale * probability, "0", MUTED
+                top, right = base - height, x + bar
+                figure.line(
+                    (x, base), (x, top), (right, top), (right, base), color=MUTED, dashed=True
+                )
+            figure.text(x + bar / 2, base - height - 9, label, size=11, color=color)
+            figure.text(x + bar / 2, base + 10, token, size=11)
+    return figure
+
+
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "request-path": request_path,
+    "week-1-map": week_1_map,
+    "attention": attention,
+    "multi-head": multi_head,
+    "rope-rotation": rope_rotation,
+    "rope-pairings": rope_pairings,
+    "causal-mask": causal_mask,
+    "grouped-heads": grouped_heads,
+    "mlp": mlp,
+    "silu": silu,
+    "qwen3-model": qwen3_model,
+    "transformer-block": transformer_block,
+    "qwen3-attention": qwen3_attention,
+    "generation-loop": generation_loop,
+    "sampling-filters": sampling_filters,
+}
+
+if __name__ == "__main__":
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name, draw in DRAWINGS.items():
+        (FIGURES / f"{name}.svg").write_text(draw().svg(), encoding="utf-8")
+        print(FIGURES / f"{name}.svg")

@@ -1,0 +1,88 @@
+"""`pdm run progress`: every task of the course, and whether it is done."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tiny_llm_lab.cli import fail
+from tiny_llm_lab.course.manifest import Course, CourseError, Task, load_course
+from tiny_llm_lab.course.progress import (
+    TaskProgress,
+    as_json,
+    earned_points,
+    measure_progress,
+    started_tasks,
+)
+
+STYLES = {"done": "green", "failing": "red", "not started": "dim", "not verified": "yellow"}
+
+
+def main(
+    as_machine_text: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for machines.")
+    ] = False,
+) -> None:
+    """Show every task: done, failing or not started, and the points."""
+    console = Console(stderr=True)
+    try:
+        course = load_course()
+        started = started_tasks(course)
+        with console.status("Looking at src/tiny_llm ...") as status:
+
+            def report(task: Task) -> None:
+                status.update(f"Testing {task.id} {task.title} ...")
+
+            progress = measure_progress(course, started, report)
+    except CourseError as error:
+        fail(str(error), exit_code=1)
+    if as_machine_text:
+        print(json.dumps(as_json(progress)))
+    else:
+        print_table(course, progress)
+
+
+def print_table(course: Course, progress: list[TaskProgress]) -> None:
+    """Print one row per task, grouped by day, and the totals."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("Task", "", "Status", "Tests", "Points"):
+        table.add_column(name, justify="right" if name in ("Tests", "Points") else "left")
+    for day in course.days:
+        table.add_row(f"[bold]{day.id}", f"[bold]{escape(day.title)}")
+        for item in progress:
+            task = item.task
+            if (task.week, task.day) != (day.week, day.number):
+                continue
+            earned = task.points if item.status == "done" else 0
+            needs = f" [dim](needs {escape(item.needs)})" if item.needs else ""
+            table.add_row(
+                task.id,
+                escape(task.title) + needs,
+                f"[{STYLES[item.status]}]{item.status}",
+                f"{item.passed}/{item.tests}" if item.tests else "",
+                f"{earned}/{task.points}",
+            )
+    console = Console()
+    console.print(table)
+    done = sum(item.status == "done" for item in progress)
+    total = sum(item.task.points for item in progress)
+    console.print(
+        f"\n{done} of {len(progress)} tasks, {earned_points(progress)} of {total} points."
+    )
+    for item in progress:
+        if item.status in ("failing", "not started"):
+            task = item.task
+            console.print(
+                f"Next: task {task.id}, {escape(task.title)}: "
+                f"pdm run test --week {task.week} --day {task.day} -- -k task_{task.number}"
+            )
+            break
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -1,0 +1,45 @@
+"""`pdm run skeleton`: for authors of the course, who keep src/tiny_llm as it is generated.
+
+Compares src/tiny_llm with what src/tiny_llm_ref and course.toml give; `--write` generates it anew.
+Students have no use for it: what they write in src/tiny_llm is a difference.
+"""
+
+from typing import Annotated
+
+import typer
+
+from tiny_llm_lab.cli import fail
+from tiny_llm_lab.course.manifest import CourseError, load_course
+from tiny_llm_lab.course.skeleton import differences, write_skeleton, written
+
+
+def main(
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Generate src/tiny_llm, unless it holds work."),
+    ] = False,
+) -> None:
+    """Compare src/tiny_llm with the generated skeleton, or write it."""
+    try:
+        course = load_course()
+        if write:
+            write_skeleton(course)
+            print("src/tiny_llm is generated from src/tiny_llm_ref.")
+            return
+        problems = [f"src/tiny_llm: {problem}" for problem in differences(course)]
+        work = written(course)
+    except CourseError as error:
+        fail(str(error), exit_code=1)
+    if work:
+        problems.append(f"src/tiny_llm holds work, which --write will not touch: {', '.join(work)}")
+    elif problems:
+        problems.append("pdm run skeleton --write generates it anew.")
+    if problems:
+        fail("\n".join(problems), exit_code=1)
+    print("src/tiny_llm is what is generated from src/tiny_llm_ref.")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

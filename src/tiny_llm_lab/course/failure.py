@@ -1,0 +1,157 @@
+"""From the exception that ended a graded test to the lines that a student reads."""
+
+import ast
+import linecache
+import os
+import re
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from .checks import CheckFailure
+from .manifest import Course, Symbol, Task
+from .skeleton import stub_message
+from .solution import SolutionMissing
+
+# A message of this many lines and characters per line is shown whole.
+MOST_LINES = 14
+MOST_COLUMNS = 160
+
+
+class TimeLimitExceeded(BaseException):
+    """A graded test took too long. Not an Exception, so that `except Exception` lets it pass."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A line of the solution package, and the function or class around or behind it."""
+
+    path: Path
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        """`src/tiny_llm/attention.py:55, in causal_mask`."""
+        return f"{os.path.relpath(self.path)}:{self.line}, in {self.name}"
+
+
+def describe(error: BaseException, task: Task | None, package: Path) -> list[str]:
+    """What went wrong and where to look, as lines without a common indent.
+
+    Args:
+        error: what the test ended with.
+        task: the task whose definition is named if no line of the package raised `error`;
+            None for an error outside of a test.
+        package: the folder of the solution package.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return _describe_syntax_error(error)
+    raised_at = deepest_location(error.__traceback__, package)
+    if raised_at is None and error.__cause__ is not None:
+        raised_at = deepest_location(error.__cause__.__traceback__, package)
+    lines = _missing_name(error, package) or _message(error)
+    if raised_at is not None:
+        lines.append(f"  look at    {raised_at}")
+        source = linecache.getline(str(raised_at.path), raised_at.line).strip()
+        if source:
+            lines.append(f"             {_shorten(source)}")
+    elif task is not None:
+        for symbol in task.symbols:
+            place = find_definition(symbol, package) or os.path.relpath(package / symbol.file)
+            lines.append(f"  look at    {place}")
+    return lines
+
+
+def is_stub(error: BaseException, package: Path) -> bool:
+    """Whether a function of the package itself says that it is not written yet."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, NotImplementedError) and _is_in(frames[-1].filename, package)
+
+
+def missing_work(error: BaseException, task: Task, course: Course) -> str:
+    """The stub that stopped a test, if it belongs to another task than the test; else empty."""
+    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
+    message = str(error)
+    return message if message not in own and message.startswith("Week ") else ""
+
+
+def deepest_location(trace: TracebackType | None, package: Path) -> Location | None:
+    """The innermost line of the package that an exception passed through, if any."""
+    for frame in reversed(traceback.extract_tb(trace)):
+        if _is_in(frame.filename, package):
+            return Location(Path(frame.filename).resolve(), frame.lineno or 0, frame.name)
+    return None
+
+
+def find_definition(symbol: Symbol, package: Path) -> Location | None:
+    """Where the package defines a symbol; None if it does not, or cannot be read."""
+    path = package / symbol.file
+    try:
+        text = path.read_text(encoding="utf-8")
+        if symbol.is_region:
+            mark = re.compile(rf"\s*\S+ BEGIN SOLUTION {re.escape(symbol.name)}\s*")
+            numbered = enumerate(text.splitlines(), start=1)
+            found = [number for number, line in numbered if mark.fullmatch(line)]
+            return Location(path, found[0], symbol.name) if found else None
+        body = ast.parse(text).body
+    except (OSError, UnicodeDecodeError, SyntaxError):
+        return None
+    line = None
+    for part in symbol.name.split("."):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part:
+                line, body = node.lineno, node.body
+                break
+        else:
+            return None
+    return Location(path, line, symbol.name) if line is not None else None
+
+
+def _is_in(filename: str, package: Path) -> bool:
+    # Not a file are names such as `<string>`, which would resolve to the current folder.
+    path = Path(filename)
+    return path.is_absolute() and path.resolve().is_relative_to(package)
+
+
+def _message(error: BaseException) -> list[str]:
+    """The exception's own words, with its type unless it was made for a student to read."""
+    text = str(error).strip()
+    if isinstance(error, TimeLimitExceeded | CheckFailure | SolutionMissing):
+        pass  # made for a student to read
+    elif isinstance(error, AssertionError):
+        # An assertion of a test; one of the solution shows its line below.
+        text = text or "An assertion does not hold."
+    else:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    lines = text.splitlines()
+    if len(lines) > MOST_LINES:
+        lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES} more lines)"]
+    return [_shorten(line) for line in lines]
+
+
+def _missing_name(error: BaseException, package: Path) -> list[str]:
+    """One sentence if the test or the package imports what the package does not define."""
+    match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    if not isinstance(error, ImportError) or match is None:
+        return []
+    missing, module = match[1], match[2].split(".")
+    if module[0] != package.name:
+        return []
+    folder = os.path.relpath(package.joinpath(*module[1:]))
+    if len(module) == 1:
+        return [f"There is no {folder}/{missing}.py: create it."]
+    return [f"{folder}.py does not define {missing}."]
+
+
+def _describe_syntax_error(error: SyntaxError) -> list[str]:
+    where = os.path.relpath(error.filename or "")
+    lines = [f"{type(error).__name__}: {error.msg}", f"  look at    {where}:{error.lineno}"]
+    source = (error.text or "").rstrip()
+    if source.strip():
+        lines.append(f"             {_shorten(source.strip())}")
+    return lines
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= MOST_COLUMNS else line[: MOST_COLUMNS - 3] + "..."

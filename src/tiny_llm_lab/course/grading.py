@@ -1,0 +1,276 @@
+"""The pytest plugin that grades: it turns test results into task results.
+
+It concerns the graded tests only: functions `test_task_<n>_...` of the test files that course.toml
+names. Of these it shows, instead of pytest's tracebacks, what a student needs to go on; and a
+table by task at the end. A test that raises the stub's NotImplementedError is "not started", a
+skipped one "not verified"; neither counts as passed. Other tests are left alone.
+"""
+
+import random
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from . import failure, solution
+from .checks import dtype_name
+from .graded_tests import task_number
+from .manifest import Course, CourseError, Day, Task, load_course
+from .task_report import print_failures, print_table
+from .task_results import GradedTest, Outcome, TaskResults
+
+# Far above what any graded test needs, on any machine: only a loop that never ends reaches it.
+TIME_LIMIT_SECONDS = 60
+
+
+class Grading:
+    """The plugin. `tests/conftest.py` registers it with `register`."""
+
+    def __init__(self, course: Course, config: pytest.Config) -> None:
+        """Read nothing yet; the tests come with the collection."""
+        self.course = course
+        self.config = config
+        self.day_of_file = {(course.root / day.tests).resolve(): day for day in course.days}
+        self.results = TaskResults(course)
+        self.device = mx.default_device()
+        arguments = config.invocation_params.args
+        self.explains = not any(str(argument).startswith("--tb") for argument in arguments)
+        # Of tests chosen by name, or with --lf, the task's others are not even collected.
+        if any("::" in str(argument) for argument in arguments) or config.getoption("lf", False):
+            self.results.incomplete.update(course.tasks)
+
+    # --- collection -------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Note a test file that cannot be imported because the solution cannot."""
+        report = yield
+        day = self._day_of(collector)
+        if day is None:
+            return report
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.results.unverified_days[day] = report.longrepr[2].removeprefix("Skipped: ")
+        call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
+        if report.failed and call is not None and call.excinfo is not None:
+            error = call.excinfo.value
+            if isinstance(error, collector.CollectError) and error.__cause__ is not None:
+                error = error.__cause__
+            if self._is_about_the_solution(error):
+                lines = tuple(failure.describe(error, None, solution.package_folder()))
+                self.results.broken_days.setdefault(lines, []).append(day)
+        return report
+
+    def pytest_make_parametrize_id(self, val: object) -> str | None:
+        """Call the parameters of a test `float16`, not `dtype0`."""
+        return dtype_name(val) if isinstance(val, mx.Dtype) else None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Find the graded tests, before any are deselected."""
+        for item in items:
+            task = self._task_of(item)
+            if task is None or not isinstance(item, pytest.Function):
+                continue
+            name, _, parameters = item.name.partition("[")
+            file, line, _ = item.location
+            purpose = (item.function.__doc__ or "").strip().split("\n\n")[0]
+            self.results.tests[item.nodeid] = GradedTest(
+                task=task,
+                name=name,
+                parameters=parameters.removesuffix("]"),
+                place=f"{file}:{(line or 0) + 1}",
+                purpose=" ".join(purpose.split()),
+            )
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """Forget what is not run, but remember that its task is not complete."""
+        for item in items:
+            test = self.results.tests.pop(item.nodeid, None)
+            if test is not None:
+                self.results.incomplete.add(test.task)
+
+    # --- running ----------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Start every graded test from the same seeds and device, and show which task it is."""
+        test = self.results.tests.get(item.nodeid)
+        if test is None:
+            return (yield)
+        self._show_progress(test)
+        random.seed(0)
+        np.random.seed(0)
+        mx.random.seed(0)
+        mx.set_default_device(self.device)
+        try:
+            return (yield)
+        finally:
+            mx.set_default_device(self.device)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None]:
+        """Limit the time of the fixtures."""
+        with self._time_limit(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        """Limit the time of the test."""
+        with self._time_limit(item):
+            return (yield)
+
+    def pytest_enter_pdb(self) -> None:
+        """A student who debugs has all the time in the world."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Note what became of a graded test."""
+        report = yield
+        test = self.results.tests.get(item.nodeid)
+        if test is None:
+            return report
+        if report.failed and call.excinfo is not None:
+            error = call.excinfo.value
+            if failure.is_stub(error, solution.package_folder()):
+                test.outcome = Outcome.NOT_STARTED
+                test.note = failure.missing_work(error, test.task, self.course)
+            else:
+                test.outcome = Outcome.FAILED
+                test.message = failure.describe(error, test.task, solution.package_folder())
+                test.printed = report.capstdout
+        elif report.skipped:
+            test.outcome = Outcome.NOT_VERIFIED
+            test.note = _skip_reason(report)
+        elif report.when == "call":
+            test.outcome = Outcome.PASSED
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(
+        self, report: pytest.CollectReport | pytest.TestReport
+    ) -> tuple[str, str, str] | None:
+        """With -q, print no letter for a graded test: the table says it better."""
+        if self.config.option.verbose >= 0 or report.nodeid not in self.results.tests:
+            return None
+        if report.when == "call" or not report.passed:
+            category = "error" if report.failed and report.when != "call" else report.outcome
+            return category, "", ""
+        return None
+
+    # --- the report -------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+        """Print the failures and the table; pytest's own sections show the other tests only."""
+        self._clear_progress()
+        if not self.explains:
+            yield
+        else:
+            stats = terminalreporter.stats
+            everything = {key: stats.get(key, []) for key in ("failed", "error", "skipped")}
+            for key, reports in everything.items():
+                stats[key] = [report for report in reports if not self._is_explained(report)]
+            yield
+            stats.update(everything)
+            print_failures(terminalreporter, self.results)
+        print_table(terminalreporter, self.results)
+
+    def _is_explained(self, report: Any) -> bool:
+        """Whether this plugin reports a test's or a file's result in its own way."""
+        if report.nodeid in self.results.tests:
+            return True
+        explained = {*self.results.unverified_days}.union(*self.results.broken_days.values())
+        return report.nodeid in [day.tests for day in explained]
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    def _day_of(self, node: pytest.Collector | pytest.Item) -> Day | None:
+        path: Path | None = getattr(node, "path", None)
+        return self.day_of_file.get(path.resolve()) if path is not None else None
+
+    def _task_of(self, item: pytest.Item) -> Task | None:
+        day, number = self._day_of(item), task_number(item.name)
+        return next((task for task in day.tasks if task.number == number), None) if day else None
+
+    def _is_about_the_solution(self, error: BaseException) -> bool:
+        package = solution.package_folder()
+        if isinstance(error, SyntaxError):
+            return Path(error.filename or "").resolve().is_relative_to(package)
+        if failure.deepest_location(error.__traceback__, package) is not None:
+            return True
+        name = (error.name or "") if isinstance(error, ImportError) else ""
+        return name.split(".")[0] in (solution.package_name(), solution.ALIAS)
+
+    @contextmanager
+    def _time_limit(self, item: pytest.Item) -> Iterator[None]:
+        """Raise TimeLimitExceeded in a graded test, every second from the limit on.
+
+        Once is not enough: the solution may hold an `except:` without a type.
+        """
+        if item.nodeid not in self.results.tests or self.config.option.usepdb:
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise failure.TimeLimitExceeded(
+                f"The test was stopped after {TIME_LIMIT_SECONDS} seconds: does a loop never end?"
+            )
+
+        previous = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_SECONDS, 1)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+
+    def _show_progress(self, test: GradedTest) -> None:
+        """On a terminal, with -q, one line says what is running."""
+        out = self._terminal()
+        if out is not None and out.isatty and self.config.option.verbose < 0:
+            done = sum(other.outcome is not None for other in self.results.tests.values())
+            line = (
+                f"{done + 1} of {len(self.results.tests)}: task {test.task.id}, {test.task.title}"
+            )
+            out.rewrite(line, erase=True)
+
+    def _clear_progress(self) -> None:
+        out = self._terminal()
+        if out is not None and out.isatty and self.config.option.verbose < 0 and self.results.tests:
+            out.rewrite("", erase=True)
+            out.write("\r")
+
+    def _terminal(self) -> pytest.TerminalReporter | None:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        return reporter if isinstance(reporter, pytest.TerminalReporter) else None
+
+
+def _skip_reason(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return "skipped"
+
+
+def register(config: pytest.Config, root: Path) -> None:
+    """Grade the tests of the course that lies in `root`.
+
+    Raises:
+        pytest.UsageError: course.toml or the solution package is missing or broken.
+    """
+    try:
+        solution.package_folder()
+        course = load_course(root)
+    except (CourseError, solution.SolutionMissing) as error:
+        raise pytest.UsageError(str(error)) from error
+    config.pluginmanager.register(Grading(course, config), "tiny-llm-grading")

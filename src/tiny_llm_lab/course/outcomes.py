@@ -1,0 +1,49 @@
+"""A pytest plugin that reports every graded test to the process that started pytest.
+
+`tiny_llm_lab.course.graded_tests` loads it (`pytest -p`) and reads what it writes: one JSON object
+per line, on the file descriptor that the environment variable TINY_LLM_OUTCOMES names.
+"""
+
+import json
+import os
+from collections.abc import Generator
+
+import pytest
+
+ENVIRONMENT_VARIABLE = "TINY_LLM_OUTCOMES"
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Report a file that cannot be imported."""
+    if report.failed:
+        # The last line of pytest's text is the exception's, behind the margin `E   `.
+        last_line = str(report.longrepr).strip().rpartition("\n")[2].removeprefix("E").strip()
+        _send(test=report.nodeid, result="error", error="", message=last_line)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Report which tests are going to run, so that a crash can be told from the end."""
+    for item in session.items:
+        _send(test=item.nodeid, result="collected", error="", message="")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report the outcome of a test, and the type and message of what it raised."""
+    report = yield
+    if report.when == "call" or not report.passed:
+        result = "error" if report.failed and report.when != "call" else report.outcome
+        raised = call.excinfo
+        _send(
+            test=item.nodeid,
+            result=result,
+            error=raised.type.__name__ if raised else "",
+            message=str(raised.value) if raised else "",
+        )
+    return report
+
+
+def _send(**fields: str) -> None:
+    os.write(int(os.environ[ENVIRONMENT_VARIABLE]), (json.dumps(fields) + "\n").encode())

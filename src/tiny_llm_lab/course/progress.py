@@ -1,0 +1,129 @@
+"""How far a student is: where every task stands, from the stubs that are left and the tests.
+
+A task whose stubs are all untouched is not started, which takes no test run to know.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .graded_tests import Outcome, list_task_tests, run_tests
+from .manifest import Course, Task
+from .skeleton import is_written, stub_message
+
+Status = Literal["done", "failing", "not started", "not verified"]
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """Where one task stands.
+
+    Attributes:
+        status: `not verified` if no test failed, but some were skipped for a missing requirement.
+        passed: the number of tests that passed.
+        tests: the number of tests that were run; 0 if the task's stubs are untouched.
+        needs: the message of another task's stub that a test ran into, empty if there was none.
+    """
+
+    task: Task
+    status: Status
+    passed: int = 0
+    tests: int = 0
+    needs: str = ""
+
+
+def started_tasks(course: Course) -> list[Task]:
+    """The tasks for which the student has written anything."""
+    return [task for task in course.tasks if is_written(course, task)]
+
+
+def measure_progress(
+    course: Course,
+    started: list[Task],
+    report: Callable[[Task], None] = lambda task: None,
+) -> list[TaskProgress]:
+    """Run the tests of the tasks that are started, and say where every task stands.
+
+    Args:
+        course: the course.
+        started: what `started_tasks` gives.
+        report: called with the task of each test that has run.
+
+    Raises:
+        CourseError: a test file is missing, or pytest could not run.
+    """
+    file_of = {task: course.day(task.week, task.day).tests for task in started}
+
+    def tasks_of(outcome: Outcome) -> list[Task]:
+        # A test file that cannot be imported, which has no task's number, fails all its tasks.
+        return [
+            task
+            for task in started
+            if file_of[task] == outcome.file and outcome.task_number in (task.number, None)
+        ]
+
+    def report_tasks(outcome: Outcome) -> None:
+        for task in tasks_of(outcome):
+            report(task)
+
+    outcomes: dict[Task, list[Outcome]] = {task: [] for task in started}
+    tests = [test for task in started for test in list_task_tests(course, task)]
+    if tests:
+        for outcome in run_tests(course, tests, course.student.parent, report_tasks):
+            for task in tasks_of(outcome):
+                outcomes[task].append(outcome)
+    return [
+        _judge(course, task, outcomes[task])
+        if task in outcomes
+        else TaskProgress(task, "not started")
+        for task in course.tasks
+    ]
+
+
+def earned_points(progress: list[TaskProgress]) -> int:
+    """The points of the tasks that are done."""
+    return sum(item.task.points for item in progress if item.status == "done")
+
+
+def as_json(progress: list[TaskProgress]) -> dict[str, Any]:
+    """The progress as numbers and strings, for machines."""
+    return {
+        "tasks": [
+            {
+                "id": item.task.id,
+                "title": item.task.title,
+                "status": item.status,
+                "points": item.task.points,
+                "passed": item.passed,
+                "tests": item.tests,
+            }
+            for item in progress
+        ],
+        "done": sum(item.status == "done" for item in progress),
+        "earned_points": earned_points(progress),
+        "total_points": sum(item.task.points for item in progress),
+    }
+
+
+def _judge(course: Course, task: Task, outcomes: list[Outcome]) -> TaskProgress:
+    passed = sum(outcome.result == "passed" for outcome in outcomes)
+    unwritten = [outcome for outcome in outcomes if outcome.error == "NotImplementedError"]
+    failed = [
+        outcome
+        for outcome in outcomes
+        if outcome.result in ("failed", "error") and outcome not in unwritten
+    ]
+    status: Status
+    if failed or (unwritten and passed):
+        status = "failing"
+    elif unwritten or not outcomes:
+        status = "not started"
+    else:
+        status = "done" if passed == len(outcomes) else "not verified"
+    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
+    others = [
+        outcome.message
+        for outcome in unwritten
+        if outcome.message.startswith("Week ") and outcome.message not in own
+    ]
+    return TaskProgress(task, status, passed, len(outcomes), others[0] if others else "")

@@ -1,0 +1,120 @@
+"""What became of the graded tests of a run, and what that says about each task."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .manifest import Course, Day, Task
+
+
+class Outcome(StrEnum):
+    """What became of a test or a task."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_STARTED = "not started"
+    NOT_VERIFIED = "not verified"
+
+
+@dataclass
+class GradedTest:
+    """One graded test, and what became of it.
+
+    Attributes:
+        name: the test function's name.
+        parameters: what a parametrized test is run with, such as `float16-3`; else empty.
+        place: the test's file and line.
+        purpose: the first paragraph of its docstring.
+        outcome: None as long as the test has not run.
+        note: the reason of a test that is not verified; the other task's stub that stopped one
+            that is not started.
+        message: the lines that explain a failure.
+        printed: what a failing test wrote to stdout.
+    """
+
+    task: Task
+    name: str
+    parameters: str
+    place: str
+    purpose: str
+    outcome: Outcome | None = None
+    note: str = ""
+    message: list[str] = field(default_factory=list)
+    printed: str = ""
+
+
+@dataclass
+class TaskResults:
+    """The graded tests of one run.
+
+    Attributes:
+        tests: the tests that were collected and not deselected, by pytest's name of them.
+        incomplete: the tasks of which some test is left out of this run.
+        broken_days: the days whose tests cannot be imported because the solution cannot, by the
+            lines that explain why.
+        unverified_days: why all tests of a day are skipped.
+    """
+
+    course: Course
+    tests: dict[str, GradedTest] = field(default_factory=dict)
+    incomplete: set[Task] = field(default_factory=set)
+    broken_days: dict[tuple[str, ...], list[Day]] = field(default_factory=dict)
+    unverified_days: dict[Day, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks that this run says something about, in the order of the course."""
+        return [
+            task
+            for task in self.course.tasks
+            if self.tests_of(task)
+            or self._is_broken(task)
+            or self._day(task) in self.unverified_days
+        ]
+
+    def tests_of(self, task: Task) -> list[GradedTest]:
+        """The tests of a task that were run."""
+        tests = self.tests.values()
+        return [test for test in tests if test.task == task and test.outcome is not None]
+
+    def is_complete(self, task: Task) -> bool:
+        """Whether all tests of a task were run."""
+        unfinished = (test.task for test in self.tests.values() if test.outcome is None)
+        return task not in self.incomplete and task not in unfinished
+
+    def outcome_of(self, task: Task) -> Outcome:
+        """What became of a task, by its tests that were run."""
+        if self._is_broken(task):
+            return Outcome.FAILED
+        outcomes = {test.outcome for test in self.tests_of(task)}
+        if Outcome.FAILED in outcomes:
+            return Outcome.FAILED
+        if Outcome.NOT_STARTED in outcomes:
+            # A stub in one branch only: the task is begun.
+            return Outcome.FAILED if Outcome.PASSED in outcomes else Outcome.NOT_STARTED
+        return Outcome.PASSED if outcomes == {Outcome.PASSED} else Outcome.NOT_VERIFIED
+
+    def points_of(self, task: Task) -> int:
+        """The points that this run earns for a task: all or none."""
+        earned = self.outcome_of(task) is Outcome.PASSED and self.is_complete(task)
+        return task.points if earned else 0
+
+    def notes_on(self, task: Task) -> list[str]:
+        """Why tests of a task are not verified, and which other tasks they wait for."""
+        if self._day(task) in self.unverified_days:
+            return [f"not verified: {self.unverified_days[self._day(task)]}"]
+        reasons = Counter(
+            f"{'not verified:' if test.outcome is Outcome.NOT_VERIFIED else 'needs'} {test.note}"
+            for test in self.tests_of(task)
+            if test.note
+        )
+        return [
+            f"{reason} ({count} {'test' if count == 1 else 'tests'})"
+            for reason, count in reasons.items()
+        ]
+
+    def _day(self, task: Task) -> Day:
+        return self.course.day(task.week, task.day)
+
+    def _is_broken(self, task: Task) -> bool:
+        return any(self._day(task) in days for days in self.broken_days.values())

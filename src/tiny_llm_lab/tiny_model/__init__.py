@@ -1,0 +1,1 @@
+"""The embedded models: their corpus, tokenizer, training, export and scores."""

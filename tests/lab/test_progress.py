@@ -1,0 +1,99 @@
+"""The state of every task, from untouched to done."""
+
+from pathlib import Path
+
+import pytest
+from synthetic_course import edit, make_course
+
+from tiny_llm_lab.course.manifest import Course, Task
+from tiny_llm_lab.course.progress import (
+    TaskProgress,
+    as_json,
+    earned_points,
+    measure_progress,
+    started_tasks,
+)
+
+DOUBLE = 'raise NotImplementedError("Week 1 Day 1, Task 1: Double")'
+POWER = 'raise NotImplementedError("Week 1 Day 2, Tasks 1 and 2")'
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    return make_course(tmp_path)
+
+
+def measure(course: Course) -> list[TaskProgress]:
+    return measure_progress(course, started_tasks(course))
+
+
+def test_untouched_tasks_take_no_test_run(course: Course) -> None:
+    for day in course.days:
+        (course.root / day.tests).unlink()
+    progress = measure(course)
+    assert [item.status for item in progress] == ["not started"] * 5
+    assert earned_points(progress) == 0
+
+
+def test_done_failing_and_not_started(course: Course) -> None:
+    edit(course, "src/tiny_llm/basics.py", DOUBLE, "return 2 * x")
+    # Right for positive powers only.
+    edit(course, "src/tiny_llm/basics.py", POWER, "return x**n if n > 0 else 0")
+    reported: list[Task] = []
+    progress = measure_progress(course, started_tasks(course), reported.append)
+    assert [(item.status, item.passed, item.tests) for item in progress] == [
+        ("done", 2, 2),
+        ("not started", 0, 0),
+        ("done", 1, 1),
+        ("failing", 0, 1),
+        ("not started", 0, 0),
+    ]
+    assert earned_points(progress) == 25
+    assert [task.id for task in reported] == ["1.1.1", "1.1.1", "1.2.1", "1.2.2"]
+    assert as_json(progress)["tasks"][3] == {
+        "id": "1.2.2",
+        "title": "The power 0",
+        "status": "failing",
+        "points": 1,
+        "passed": 0,
+        "tests": 1,
+    }
+    assert as_json(progress)["done"] == 2
+    assert as_json(progress)["total_points"] == 38
+
+
+def test_a_shared_symbol_that_is_half_written(course: Course) -> None:
+    half = "if n == 0:\n        raise NotImplementedError\n    return x**n"
+    edit(course, "src/tiny_llm/basics.py", POWER, half)
+    assert [item.status for item in measure(course)][2:4] == ["done", "not started"]
+
+
+def test_a_task_that_runs_into_another_tasks_stub_says_so(course: Course) -> None:
+    (course.student / "shapes.py").write_text((course.reference / "shapes.py").read_text())
+    square = measure(course)[1]
+    assert (square.status, square.passed, square.tests) == ("failing", 1, 2)
+    assert square.needs == "Week 1 Day 1, Task 1: Double"
+
+
+def test_a_file_that_cannot_be_imported_fails_its_tasks(course: Course) -> None:
+    edit(course, "src/tiny_llm/basics.py", DOUBLE, "return 2 * (x")
+    assert [item.status for item in measure(course)] == [
+        "failing",
+        "not started",
+        "failing",
+        "failing",
+        "not started",
+    ]
+
+
+def test_a_skip_is_not_a_pass(course: Course) -> None:
+    edit(course, "src/tiny_llm/basics.py", DOUBLE, "return 2 * x")
+    edit(
+        course,
+        "tests/test_week_1_day_1.py",
+        "    assert basics.double(x)",
+        "    if x == 2:\n        pytest.skip('no GPU')\n    assert basics.double(x)",
+    )
+    progress = measure(course)
+    assert (progress[0].status, progress[0].passed, progress[0].tests) == ("not verified", 1, 2)
+    assert earned_points(progress) == 0

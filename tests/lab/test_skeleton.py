@@ -1,0 +1,282 @@
+"""The student's package, as it is derived from the reference."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from synthetic_course import ADD, BASICS, SHAPES, edit, make_course
+
+from tiny_llm_lab.course.manifest import Course, CourseError, load_course
+from tiny_llm_lab.course.skeleton import (
+    STUDENT_DOCSTRING,
+    build_package,
+    differences,
+    is_written,
+    leaked_lines,
+    read_package,
+    write_skeleton,
+    written,
+)
+
+STUBBED_BASICS = '''\
+"""Small functions."""
+
+import math
+
+# The largest result.
+LIMIT = 1000
+
+
+def double(x: int) -> int:
+    """Twice `x`.
+
+    Args:
+        x: any number.
+    """
+    raise NotImplementedError("Week 1 Day 1, Task 1: Double")
+
+
+# Powers come on day 2.
+def power(x: int, n: int = 2) -> int:
+    """`x` to the `n`."""
+    raise NotImplementedError("Week 1 Day 2, Tasks 1 and 2")
+
+
+def clamp(x: int) -> int:
+    """At most LIMIT."""
+    return min(math.floor(x), LIMIT)
+'''
+
+STUBBED_SHAPES = '''\
+"""Shapes."""
+
+from .basics import double
+
+
+class Square:
+    """A square."""
+
+    corners: int = 4
+
+    def __init__(self, side: int) -> None:
+        """Keep the side."""
+        raise NotImplementedError("Week 1 Day 1, Task 2: Squares")
+
+    @property
+    def area(self) -> int:
+        """The area."""
+        raise NotImplementedError("Week 1 Day 1, Task 2: Squares")
+
+    def half_perimeter(self) -> int:
+        """Two sides."""
+        raise NotImplementedError("Week 1 Day 1, Task 2: Squares")
+'''
+
+STUBBED_ADD = """\
+int add(int a, int b) {
+    // BEGIN SOLUTION add
+    // TODO Week 1 Day 2, Task 3: Add in C++
+    // END SOLUTION
+}
+"""
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    return make_course(tmp_path)
+
+
+def test_bodies_become_stubs_and_the_rest_stays(course: Course) -> None:
+    package = build_package(course)
+    assert package == {
+        "__init__.py": STUDENT_DOCSTRING + "\n",
+        "basics.py": STUBBED_BASICS,
+        "shapes.py": STUBBED_SHAPES,
+        "cpp/add.cpp": STUBBED_ADD,
+    }
+    assert package == read_package(course.student)
+
+
+def test_after_a_day_its_bodies_are_the_reference(course: Course) -> None:
+    after_day_1 = build_package(course, course.day(1, 1))
+    assert after_day_1["shapes.py"] == SHAPES
+    assert "return clamp(x + x)" in after_day_1["basics.py"]
+    assert "Week 1 Day 2, Tasks 1 and 2" in after_day_1["basics.py"]
+    assert after_day_1["cpp/add.cpp"] == STUBBED_ADD
+    after_day_2 = build_package(course, course.day(1, 2))
+    assert (after_day_2["basics.py"], after_day_2["cpp/add.cpp"]) == (BASICS, ADD)
+
+
+def test_three_tasks_in_a_row_are_a_range(course: Course) -> None:
+    course = edit(
+        course, "course.toml", '["cpp/add.cpp#add"]', '["basics.power", "cpp/add.cpp#add"]'
+    )
+    assert '"Week 1 Day 2, Tasks 1 to 3"' in build_package(course)["basics.py"]
+
+
+def test_a_long_message_gets_a_line_of_its_own(course: Course) -> None:
+    title = "Double " + "and " * 14 + "again"
+    course = edit(course, "course.toml", '"Double"', f'"{title}"')
+    assert (
+        "    raise NotImplementedError(\n"
+        f'        "Week 1 Day 1, Task 1: {title}"\n'
+        "    )\n" in build_package(course)["basics.py"]
+    )
+
+
+def test_a_method_can_belong_to_a_later_day_than_its_class(course: Course) -> None:
+    course = edit(
+        course,
+        "course.toml",
+        '["cpp/add.cpp#add"]',
+        '["shapes.Square.half_perimeter", "cpp/add.cpp#add"]',
+    )
+    shapes = build_package(course)["shapes.py"]
+    assert shapes.count("Week 1 Day 1, Task 2: Squares") == 2
+    assert shapes.count("Week 1 Day 2, Task 3: Add in C++") == 1
+    after_day_1 = build_package(course, course.day(1, 1))["shapes.py"]
+    assert "return self.side * self.side" in after_day_1
+    assert "return double(self.side)" not in after_day_1
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("basics.py", "LIMIT = 1000", "LIMIT = 1000\nSECRET = 7", "SECRET is neither the symbol"),
+        ("basics.py", "import math", "import math\n\nmath.pi = 3", "math.pi is neither the symbol"),
+        ("basics.py", "import math", "import math\n\nprint(1)", "line 5 is neither the symbol"),
+        ("shapes.py", '"""Two sides."""', "pass", "Square.half_perimeter in shapes.py of the"),
+        ("shapes.py", "class Square", "class Circle", "Circle is neither the symbol"),
+        (
+            "shapes.py",
+            "    corners: int = 4",
+            "    class Corner:\n        def angle(self):\n            return 90",
+            "line 9: the class Square may only hold methods and attributes",
+        ),
+        ("cpp/add.cpp", "// BEGIN", "//BEGIN", "line 2: write `BEGIN SOLUTION name`"),
+        ("cpp/add.cpp", "SOLUTION add", "SOLUTION plus", "no line `BEGIN SOLUTION add`"),
+        ("cpp/add.cpp", "// END SOLUTION\n", "", "BEGIN SOLUTION without an end"),
+        ("cpp/add.cpp", "// BEGIN SOLUTION add\n", "", "END SOLUTION without a beginning"),
+        (
+            "cpp/add.cpp",
+            "}\n",
+            "}\n// BEGIN SOLUTION more\n// END SOLUTION\n",
+            "more is marked as a solution, but no task names it",
+        ),
+    ],
+)
+def test_what_the_skeleton_would_give_away_is_refused(
+    course: Course, file: str, old: str, new: str, message: str
+) -> None:
+    course = edit(course, f"src/tiny_llm_ref/{file}", old, new)
+    with pytest.raises(CourseError) as caught:
+        build_package(course)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "message"),
+    [
+        ("basics.triple", "Task 1.1.2 names triple, but basics.py of the reference has no such"),
+        ("shapes.Square.volume", "Task 1.1.2 names Square.volume"),
+        ("circles.Circle", "the reference has no file circles.py"),
+    ],
+)
+def test_a_symbol_that_does_not_exist_is_refused(course: Course, symbol: str, message: str) -> None:
+    course = edit(course, "course.toml", '["shapes.Square"]', f'["shapes.Square", "{symbol}"]')
+    with pytest.raises(CourseError) as caught:
+        build_package(course)
+    assert message in str(caught.value)
+
+
+def test_a_skeleton_behind_the_reference_is_noticed(course: Course) -> None:
+    assert differences(course) == []
+    course = edit(course, "src/tiny_llm_ref/basics.py", "Twice `x`.", "The double of `x`.")
+    (course.student / "shapes.py").unlink()
+    (course.student / "old.py").write_text('"""A module that is no more."""\n')
+    assert differences(course) == [
+        "basics.py is not what is generated from the reference.",
+        "old.py is not generated from the reference.",
+        "shapes.py is missing.",
+    ]
+    assert written(course) == []
+    (course.student / "old.py").unlink()
+    write_skeleton(course)
+    assert differences(course) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "work"),
+    [
+        (
+            "basics.py",
+            'raise NotImplementedError("Week 1 Day 1, Task 1: Double")',
+            "return 2 * x",
+            "basics.double",
+        ),
+        ("basics.py", "import math", "import math\n\ndef helper():\n    return 1", "basics.helper"),
+        ("basics.py", "import math", "import math\n\ndef helper(:", "basics.py"),
+        ("cpp/add.cpp", "// TODO Week 1 Day 2, Task 3: Add in C++", "return a;", "cpp/add.cpp#add"),
+        ("cpp/add.cpp", "// END SOLUTION", "", "cpp/add.cpp#add"),
+    ],
+)
+def test_a_students_work_is_never_overwritten(
+    course: Course, file: str, old: str, new: str, work: str
+) -> None:
+    course = edit(course, f"src/tiny_llm/{file}", old, new)
+    before = read_package(course.student)
+    assert written(course) == [work]
+    with pytest.raises(CourseError, match="never overwritten"):
+        write_skeleton(course)
+    assert read_package(course.student) == before
+
+
+def test_a_task_is_written_once_one_of_its_stubs_is_gone(course: Course) -> None:
+    assert [task.id for task in course.tasks if is_written(course, task)] == []
+    course = edit(
+        course, "src/tiny_llm/basics.py", 'raise NotImplementedError("Week 1 Day 2', 'print("'
+    )
+    assert [task.id for task in course.tasks if is_written(course, task)] == ["1.2.1", "1.2.2"]
+    edit(course, "src/tiny_llm/cpp/add.cpp", "// TODO", "return a + b; // TODO")
+    assert is_written(course, course.task("1.2.3"))
+    (course.student / "notes.pdf").write_bytes(b"\xff\x00")
+    (course.student / "shapes.py").write_bytes(b"class Square:\x00\n")
+    assert is_written(course, course.task("1.1.2"))
+    assert not is_written(course, course.task("1.1.1"))
+
+
+@pytest.mark.parametrize(
+    ("file", "leak"),
+    [
+        ("basics.py", "        return product if rest == 0 else step(product * x, rest - 1)"),
+        ("basics.py", "# Adding is cheaper than multiplying."),
+        ("shapes.py", "\treturn   double(self.side)"),
+        ("cpp/add.cpp", "    int sum_of_both = a + b;"),
+    ],
+)
+def test_a_leaked_line_of_a_solution_is_found(course: Course, file: str, leak: str) -> None:
+    package = build_package(course)
+    assert leaked_lines(course, package) == []
+    package[file] += f"\n{leak}\n"
+    assert leaked_lines(course, package) == [f"{file}: {leak.strip()}"]
+
+
+def test_the_skeleton_of_this_course_defines_what_the_reference_defines() -> None:
+    course = load_course()
+    reference = read_package(course.reference)
+    package = build_package(course)
+    assert leaked_lines(course, package) == []
+    assert set(package) == set(reference)
+    for file in package:
+        if file.endswith(".py") and file != "__init__.py":
+            assert _interface(package[file]) == _interface(reference[file])
+
+
+def _interface(source: str) -> list[str]:
+    """The module with empty bodies."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.body = node.body[:1]
+    return ast.unparse(tree).splitlines()
