@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .checks import CheckFailure
-from .manifest import Course, Symbol, Task
-from .skeleton import stub_message
+from .manifest import Symbol, Task
 from .solution import SolutionMissing
 
 # A message of this many lines and characters per line is shown whole.
@@ -67,13 +66,6 @@ def is_stub(error: BaseException, package: Path) -> bool:
     """Whether a function of the package itself says that it is not written yet."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, NotImplementedError) and _is_in(frames[-1].filename, package)
-
-
-def missing_work(error: BaseException, task: Task, course: Course) -> str:
-    """The stub that stopped a test, if it belongs to another task than the test; else empty."""
-    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
-    message = str(error)
-    return message if message not in own and message.startswith("Week ") else ""
 
 
 def deepest_location(trace: TracebackType | None, package: Path) -> Location | None:
