@@ -11,7 +11,6 @@ from types import TracebackType
 
 from .checks import CheckFailure
 from .manifest import Symbol, Task
-from .solution import SolutionMissing
 
 # A message of this many lines and characters per line is shown whole.
 MOST_LINES = 14
@@ -109,7 +108,7 @@ def _is_in(filename: str, package: Path) -> bool:
 def _message(error: BaseException) -> list[str]:
     """The exception's own words, with its type unless it was made for a student to read."""
     text = str(error).strip()
-    if isinstance(error, TimeLimitExceeded | CheckFailure | SolutionMissing):
+    if isinstance(error, TimeLimitExceeded | CheckFailure):
         pass  # made for a student to read
     elif isinstance(error, AssertionError):
         # An assertion of a test; one of the solution shows its line below.
@@ -123,17 +122,23 @@ def _message(error: BaseException) -> list[str]:
 
 
 def _missing_name(error: BaseException, package: Path) -> list[str]:
-    """One sentence if the test or the package imports what the package does not define."""
+    """One sentence if an import asks the package for what it does not hold."""
+    if isinstance(error, ModuleNotFoundError):
+        top, *modules = (error.name or "").split(".")
+        return [_missing_module(package.joinpath(*modules))] if top == package.name else []
     match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     if not isinstance(error, ImportError) or match is None:
         return []
     missing, module = match[1], match[2].split(".")
     if module[0] != package.name:
         return []
-    folder = os.path.relpath(package.joinpath(*module[1:]))
     if len(module) == 1:
-        return [f"There is no {folder}/{missing}.py: create it."]
-    return [f"{folder}.py does not define {missing}."]
+        return [_missing_module(package / missing)]
+    return [f"{os.path.relpath(package.joinpath(*module[1:]))}.py does not define {missing}."]
+
+
+def _missing_module(path: Path) -> str:
+    return f"There is no {os.path.relpath(path)}.py: create it."
 
 
 def _describe_syntax_error(error: SyntaxError) -> list[str]:
