@@ -8,7 +8,7 @@ import pytest
 
 from tiny_llm_lab.generation import chat_prompt
 from tiny_llm_lab.models import EMBEDDED_MODELS, PROJECT_ROOT, load_model
-from tiny_llm_lab.tiny_model import heldout
+from tiny_llm_lab.tiny_model import heldout, out_of_world
 from tiny_llm_lab.tiny_model.corpus import GREETING, conversation
 from tiny_llm_lab.tiny_model.evaluation import categories, score
 from tiny_llm_lab.tiny_model.out_of_world import REFUSAL
@@ -30,6 +30,13 @@ def test_held_out_names_and_requests_are_not_in_the_corpus() -> None:
     words = set(re.findall(r"[a-z]+", text))
     assert not words & {name.lower() for name in heldout.NAMES}
     assert not [request for request in heldout.REQUESTS if request.lower() in text]
+    templates = {
+        template.lower().strip(".?!")
+        for name, templates in vars(out_of_world).items()
+        if name.isupper() and isinstance(templates, list)
+        for template in templates
+    }
+    assert not [r for r in heldout.REQUESTS if r.lower().strip(".?!") in templates]
 
 
 def test_held_out_phrasings_are_not_in_the_corpus() -> None:
@@ -52,7 +59,7 @@ def test_every_answer_about_a_ledger_stands_in_the_conversation() -> None:
                 assert match[1] in seen and match[2] in seen, text
                 checked += 1
             seen += text
-    assert checked > 100
+    assert checked > 30
 
 
 @pytest.mark.parametrize("folder", [EMBEDDED_MODELS["tiny"], DRAFT], ids=lambda path: path.name)
