@@ -33,7 +33,7 @@ def test_held_out_names_and_requests_are_not_in_the_corpus() -> None:
     templates = {
         template.lower().strip(".?!")
         for name, templates in vars(out_of_world).items()
-        if name.isupper() and isinstance(templates, list)
+        if name.isupper() and not name.startswith("_") and isinstance(templates, list)
         for template in templates
     }
     assert not [r for r in heldout.REQUESTS if r.lower().strip(".?!") in templates]
