@@ -1,14 +1,20 @@
 """`pdm run generate "..."`: generate text with the reference, your solution, or mlx-lm."""
 
+import os
 import sys
-import traceback
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tiny_llm_lab.cli import fail
+from tiny_llm_lab.course.solution import (
+    ENVIRONMENT_VARIABLE,
+    REFERENCE,
+    STUDENT,
+    SolutionMissing,
+    package_folder,
+)
 
 
 class Solution(StrEnum):
@@ -19,7 +25,7 @@ class Solution(StrEnum):
     mlx = "mlx"
 
 
-PACKAGES = {Solution.student: "tiny_llm", Solution.ref: "tiny_llm_ref"}
+PACKAGES = {Solution.student: STUDENT, Solution.ref: REFERENCE}
 
 
 def main(
@@ -51,11 +57,18 @@ def main(
         fail(f"--top-p must be between 0 and 1, but is {top_p}.")
     if top_k is not None and top_k < 0:
         fail(f"--top-k must not be negative, but is {top_k}.")
+    if solution is not Solution.mlx:
+        os.environ[ENVIRONMENT_VARIABLE] = PACKAGES[solution]
+        try:
+            package_folder()
+        except SolutionMissing as error:
+            fail(str(error), exit_code=1)
 
     # Not above: these take a second or two, which --help and a wrong option need not cost.
     import mlx.core as mx
 
     from tiny_llm_lab import generation
+    from tiny_llm_lab.course import failure
     from tiny_llm_lab.models import ModelError, load_model
 
     try:
@@ -86,26 +99,17 @@ def main(
             times = generation.generate_with_solution(
                 PACKAGES[solution], mlx_model, tokenizer, text, settings, print_text
             )
-    except NotImplementedError as error:
-        fail(f"Your solution is not there yet: {error}", exit_code=1)
     except KeyboardInterrupt:
         print()
         fail("Stopped.", exit_code=130)
     except Exception as error:
         if solution is not Solution.student:
             raise
-        print()
-        fail(f"Your solution raised {describe(error)}", exit_code=1)
+        if failure.is_stub(error, package_folder()):
+            fail(f"Your solution is not there yet: {error}", exit_code=1)
+        lines = failure.describe(error, None, package_folder())
+        fail("\n".join(["", "Your solution fails.", *lines]), exit_code=1)
     print(f"\n\n{solution.value} | {model} | {times}", file=sys.stderr)
-
-
-def describe(error: Exception) -> str:
-    """An exception in one line, with the deepest line of the student's code it passed through."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "tiny_llm/" in f.filename]
-    where = (
-        f" at src/tiny_llm/{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    )
-    return f"{type(error).__name__}{where}: {error}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`pdm run progress`: every task of the course, and whether it is done."""
+"""`pdm run progress`: every task of the course, and where it stands."""
 
 import json
 from typing import Annotated
@@ -17,8 +17,14 @@ from tiny_llm_lab.course.progress import (
     measure_progress,
     started_tasks,
 )
+from tiny_llm_lab.course.task_results import Status
 
-STYLES = {"done": "green", "failing": "red", "not started": "dim", "not verified": "yellow"}
+STYLES = {
+    Status.PASSED: "green",
+    Status.FAILED: "red",
+    Status.NOT_STARTED: "dim",
+    Status.NOT_VERIFIED: "yellow",
+}
 
 
 def main(
@@ -26,7 +32,7 @@ def main(
         bool, typer.Option("--json", help="Print one JSON object for machines.")
     ] = False,
 ) -> None:
-    """Show every task: done, failing or not started, and the points."""
+    """Show every task: passed, failed or not started, and the points."""
     console = Console(stderr=True)
     try:
         course = load_course()
@@ -56,7 +62,7 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
             task = item.task
             if (task.week, task.day) != (day.week, day.number):
                 continue
-            earned = task.points if item.status == "done" else 0
+            earned = task.points if item.status is Status.PASSED else 0
             needs = f" [dim](needs {escape(item.needs)})" if item.needs else ""
             table.add_row(
                 task.id,
@@ -67,13 +73,13 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
             )
     console = Console()
     console.print(table)
-    done = sum(item.status == "done" for item in progress)
+    passed = sum(item.status is Status.PASSED for item in progress)
     total = sum(item.task.points for item in progress)
     console.print(
-        f"\n{done} of {len(progress)} tasks, {earned_points(progress)} of {total} points."
+        f"\n{passed} of {len(progress)} tasks, {earned_points(progress)} of {total} points."
     )
     for item in progress:
-        if item.status in ("failing", "not started"):
+        if item.status in (Status.FAILED, Status.NOT_STARTED):
             task = item.task
             console.print(
                 f"Next: task {task.id}, {escape(task.title)}: "

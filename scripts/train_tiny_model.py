@@ -40,11 +40,11 @@ def main(
         "tiny-qwen3": Recipe(
             model=ModelConfig(VOCAB_SIZE),
             stages=(
-                Stage(length=128, rows=32, steps=1500, ledger_share=0.8),
-                Stage(length=256, rows=24, steps=1000, ledger_share=0.65),
-                Stage(length=512, rows=12, steps=600, ledger_share=0.65),
-                Stage(length=1024, rows=6, steps=700, ledger_share=0.65),
-                Stage(length=2048, rows=3, steps=200, ledger_share=0.65),
+                Stage(length=128, rows=32, steps=1300, ledger_share=0.8),
+                Stage(length=256, rows=24, steps=900, ledger_share=0.65),
+                Stage(length=512, rows=12, steps=500, ledger_share=0.65),
+                Stage(length=1024, rows=6, steps=600, ledger_share=0.65),
+                Stage(length=2048, rows=3, steps=160, ledger_share=0.65),
             ),
             learning_rate=3e-3,
             largest_jump=1024,

@@ -339,7 +339,7 @@ def test_task_3_the_pieces_add_up_to_the_result(
         on_text=listener.on_text,
     )
     assert_text_equal(result, STORY, what="simple_generate(..., on_text=on_text)")
-    assert_text_equal("".join(listener.pieces), STORY, what="the pieces that on_text gets, joined,")
+    assert_text_equal("".join(listener.pieces), STORY, what="the pieces that on_text gets")
 
 
 @pytest.mark.parametrize("detokenizer", DETOKENIZERS)
@@ -387,9 +387,7 @@ def test_task_3_no_piece_holds_part_of_a_character(
         "on_text gets a replacement character: a token that is only a part of a character.\n"
         f"  got        {broken[:1]!r}",
     )
-    assert_text_equal(
-        "".join(listener.pieces), "日本 🦊🦊 ok", what="the pieces that on_text gets, joined,"
-    )
+    assert_text_equal("".join(listener.pieces), "日本 🦊🦊 ok", what="the pieces that on_text gets")
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
@@ -404,7 +402,7 @@ def test_task_3_a_character_that_is_cut_off(cut: int) -> None:
     assert_text_equal(
         "".join(listener.pieces),
         result,
-        what="the pieces that on_text gets, joined, where the last character is cut off,",
+        what="the pieces that on_text gets, where the last character is cut off",
     )
     check(
         result.rstrip("\ufffd") == "a fox ",

@@ -13,6 +13,7 @@ from tiny_llm_lab.course.checks import (
     assert_distribution,
     assert_raises_clearly,
     assert_tokens_equal,
+    check,
     dtype_name,
 )
 
@@ -69,7 +70,7 @@ def assert_rows_apart(
     tokens = tokens.reshape(repeats, len(rows))
     for row, shares in enumerate(expected):
         assert_distribution(
-            tokens[:, row], shares, what=f"row {row} of a batch of different rows, {what},"
+            tokens[:, row], shares, what=f"{what}, row {row} of a batch of different rows"
         )
 
 
@@ -107,6 +108,26 @@ def test_task_1_one_token_per_row(rows: int, temp: float) -> None:
         sampler.make_sampler(temp)(logprobs_of(*certain)),
         np.array([(2 * row + 3) % 6 for row in range(rows)]),
         what=f"make_sampler(temp={temp})(logprobs) of {rows} rows with one possible token each",
+    )
+
+
+def test_task_1_rows_are_drawn_independently() -> None:
+    """Equal rows do not get equal tokens: all pairs of neighbours come as often as they should."""
+    shares = np.array([0.5, 0.2, 0.3])
+    tokens = draw(sampler.make_sampler(1.0), shares).astype(mx.int32)
+    check(
+        len(set(tokens.tolist())) > 1,
+        f"make_sampler(temp=1) gives all of {DRAWS} equal rows the same token.\n"
+        "  expected   a random draw for each row\n"
+        f"  got        {DRAWS} times token {tokens[0].item()}, which has probability "
+        f"{shares[tokens[0].item()]}",
+    )
+    pairs = tokens.reshape(-1, 2)
+    assert_distribution(
+        pairs[:, 0] * 3 + pairs[:, 1],
+        np.outer(shares, shares).reshape(-1),
+        what="make_sampler(temp=1), the tokens of neighbouring rows",
+        names=[f"the pair ({a}, {b})" for a in range(3) for b in range(3)],
     )
 
 
@@ -151,24 +172,12 @@ def test_task_1_each_row_has_its_own_distribution() -> None:
     )
 
 
-def test_task_1_rows_are_drawn_independently() -> None:
-    """Equal rows do not get equal tokens: all pairs of neighbours come as often as they should."""
-    shares = np.array([0.5, 0.2, 0.3])
-    pairs = draw(sampler.make_sampler(1.0), shares).reshape(-1, 2).astype(mx.int32)
-    assert_distribution(
-        pairs[:, 0] * 3 + pairs[:, 1],
-        np.outer(shares, shares).reshape(-1),
-        what="make_sampler(temp=1): neighbouring rows, drawn together,",
-        names=[f"the pair ({a}, {b})" for a in range(3) for b in range(3)],
-    )
-
-
 def test_task_1_calls_are_drawn_independently() -> None:
     """Call after call with one row gives the same distribution as one call with many rows."""
     sample = sampler.make_sampler(1.0)
     logprobs = logprobs_of(SHARES)
     tokens = mx.concatenate([sample(logprobs) for _ in range(800)])
-    assert_distribution(tokens, SHARES, what="make_sampler(temp=1), call after call,")
+    assert_distribution(tokens, SHARES, what="make_sampler(temp=1), called again and again")
 
 
 def test_task_1_the_seed_decides() -> None:
@@ -252,7 +261,9 @@ def test_task_2_a_single_row() -> None:
     logprobs = logprobs_of(SHARES)
     tokens = mx.concatenate([sample(logprobs) for _ in range(500)])
     assert_distribution(
-        tokens, most_probable(SHARES, 3), what="make_sampler(temp=1, top_k=3), call after call,"
+        tokens,
+        most_probable(SHARES, 3),
+        what="make_sampler(temp=1, top_k=3), called again and again",
     )
 
 
@@ -368,7 +379,7 @@ def test_task_3_a_single_row() -> None:
     logprobs = logprobs_of(SHARES)
     tokens = mx.concatenate([sample(logprobs) for _ in range(500)])
     assert_distribution(
-        tokens, nucleus(SHARES, 0.7), what="make_sampler(temp=1, top_p=0.7), call after call,"
+        tokens, nucleus(SHARES, 0.7), what="make_sampler(temp=1, top_p=0.7), called again and again"
     )
 
 

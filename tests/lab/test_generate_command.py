@@ -45,3 +45,19 @@ def test_bad_input_is_one_sentence(arguments: tuple[str, ...], message: str) -> 
     assert result.returncode != 0 and result.stdout == ""
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_failing_solution_is_told_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "tiny_llm"
+    package.mkdir()
+    for name, text in (("__init__", ""), ("generate", ""), ("qwen3", "Qwen3Model = 1 / 0\n")):
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = generate("hi", "--solution", "student")
+    assert (result.returncode, result.stdout) == (1, "")
+    first, second, third, source = result.stderr.strip().splitlines()
+    assert (first, second) == ("Your solution fails.", "ZeroDivisionError: division by zero")
+    assert third.endswith("tiny_llm/qwen3.py:1, in <module>")
+    assert source.strip() == "Qwen3Model = 1 / 0"

@@ -482,6 +482,14 @@ def test_missing_module(course: SmallCourse) -> None:
     assert "\nThere is no engine/halving.py: create it.\n" in report
 
 
+def test_missing_module_that_another_imports(course: SmallCourse) -> None:
+    assert broken_day_of(course, "from .sampler import sample\n") == [
+        "There is no engine/sampler.py: create it.",
+        "  look at    engine/halving.py:1, in <module>",
+        "             from .sampler import sample",
+    ]
+
+
 def test_missing_name(course: SmallCourse) -> None:
     assert broken_day_of(course, "from .doubling import triple\n") == [
         "engine/doubling.py does not define triple.",

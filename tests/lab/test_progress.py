@@ -35,17 +35,17 @@ def test_untouched_tasks_take_no_test_run(course: Course) -> None:
     assert earned_points(progress) == 0
 
 
-def test_done_failing_and_not_started(course: Course) -> None:
+def test_passed_failed_and_not_started(course: Course) -> None:
     edit(course, "src/tiny_llm/basics.py", DOUBLE, "return 2 * x")
     # Right for positive powers only.
     edit(course, "src/tiny_llm/basics.py", POWER, "return x**n if n > 0 else 0")
     reported: list[Task] = []
     progress = measure_progress(course, started_tasks(course), reported.append)
     assert [(item.status, item.passed, item.tests) for item in progress] == [
-        ("done", 2, 2),
+        ("passed", 2, 2),
         ("not started", 0, 0),
-        ("done", 1, 1),
-        ("failing", 0, 1),
+        ("passed", 1, 1),
+        ("failed", 0, 1),
         ("not started", 0, 0),
     ]
     assert earned_points(progress) == 25
@@ -53,35 +53,40 @@ def test_done_failing_and_not_started(course: Course) -> None:
     assert as_json(progress)["tasks"][3] == {
         "id": "1.2.2",
         "title": "The power 0",
-        "status": "failing",
+        "status": "failed",
         "points": 1,
         "passed": 0,
         "tests": 1,
     }
-    assert as_json(progress)["done"] == 2
+    assert as_json(progress)["passed"] == 2
     assert as_json(progress)["total_points"] == 38
 
 
 def test_a_shared_symbol_that_is_half_written(course: Course) -> None:
     half = "if n == 0:\n        raise NotImplementedError\n    return x**n"
     edit(course, "src/tiny_llm/basics.py", POWER, half)
-    assert [item.status for item in measure(course)][2:4] == ["done", "not started"]
+    assert [item.status for item in measure(course)][2:4] == ["passed", "not started"]
 
 
 def test_a_task_that_runs_into_another_tasks_stub_says_so(course: Course) -> None:
     (course.student / "shapes.py").write_text((course.reference / "shapes.py").read_text())
     square = measure(course)[1]
-    assert (square.status, square.passed, square.tests) == ("failing", 1, 2)
+    assert (square.status, square.passed, square.tests) == ("failed", 1, 2)
     assert square.needs == "Week 1 Day 1, Task 1: Double"
+
+
+def test_not_implemented_error_of_a_library_is_a_failure(course: Course) -> None:
+    edit(course, "src/tiny_llm/basics.py", DOUBLE, "import codecs\n    codecs.Codec().encode('')")
+    assert measure(course)[0].status == "failed"
 
 
 def test_a_file_that_cannot_be_imported_fails_its_tasks(course: Course) -> None:
     edit(course, "src/tiny_llm/basics.py", DOUBLE, "return 2 * (x")
     assert [item.status for item in measure(course)] == [
-        "failing",
+        "failed",
         "not started",
-        "failing",
-        "failing",
+        "failed",
+        "failed",
         "not started",
     ]
 

@@ -37,6 +37,7 @@ def test_all_gates_pass_on_a_sound_course(course: Course) -> None:
         "failed",
         "NotImplementedError",
         "Week 1 Day 1, Task 1: Double",
+        stub=True,
     )
     outcomes.clear()
     assert check_state(course, course.day(1, 1), outcomes.append) == []
@@ -103,7 +104,7 @@ def test_tests_that_do_not_fail_on_their_stubs_are_noticed(course: Course) -> No
     ]
     assert check_state(course, None) == [
         f"{TESTS_1}::{problem} on the untouched skeleton, "
-        "but should fail by NotImplementedError or CheckFailure."
+        "but should fail by a stub's error or by CheckFailure."
         for problem in expected
     ]
 
@@ -116,7 +117,7 @@ def test_a_crash_is_noticed(course: Course) -> None:
     assert problems[0] == (
         f"{TESTS_1}::test_task_2_area ends in an error (the tests' process ended with exit code 3 "
         "before this test was done) on the untouched skeleton, "
-        "but should fail by NotImplementedError or CheckFailure."
+        "but should fail by a stub's error or by CheckFailure."
     )
 
 
@@ -124,7 +125,7 @@ def test_a_file_that_cannot_be_imported_is_noticed(course: Course) -> None:
     course = edit(course, TESTS_1, "import pytest\n", "import pytest\nimport no_such_module\n")
     assert check_state(course, None) == [
         f"{TESTS_1} ends in an error (ModuleNotFoundError: No module named 'no_such_module') "
-        "on the untouched skeleton, but should fail by NotImplementedError or CheckFailure."
+        "on the untouched skeleton, but should fail by a stub's error or by CheckFailure."
     ]
 
 
@@ -144,7 +145,7 @@ def test_a_test_that_passes_before_its_day_is_noticed(course: Course) -> None:
     assert check_state(course, None) == []
     assert check_state(course, course.day(1, 1)) == [
         f"{TESTS_2}::test_task_3_after_the_powers passes on the state after Week 1 Day 1, "
-        "but should fail by NotImplementedError or CheckFailure."
+        "but should fail by a stub's error or by CheckFailure."
     ]
 
 

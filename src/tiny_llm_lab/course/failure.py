@@ -10,9 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .checks import CheckFailure
-from .manifest import Course, Symbol, Task
-from .skeleton import stub_message
-from .solution import SolutionMissing
+from .manifest import Symbol, Task
 
 # A message of this many lines and characters per line is shown whole.
 MOST_LINES = 14
@@ -69,13 +67,6 @@ def is_stub(error: BaseException, package: Path) -> bool:
     return isinstance(error, NotImplementedError) and _is_in(frames[-1].filename, package)
 
 
-def missing_work(error: BaseException, task: Task, course: Course) -> str:
-    """The stub that stopped a test, if it belongs to another task than the test; else empty."""
-    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
-    message = str(error)
-    return message if message not in own and message.startswith("Week ") else ""
-
-
 def deepest_location(trace: TracebackType | None, package: Path) -> Location | None:
     """The innermost line of the package that an exception passed through, if any."""
     for frame in reversed(traceback.extract_tb(trace)):
@@ -117,7 +108,7 @@ def _is_in(filename: str, package: Path) -> bool:
 def _message(error: BaseException) -> list[str]:
     """The exception's own words, with its type unless it was made for a student to read."""
     text = str(error).strip()
-    if isinstance(error, TimeLimitExceeded | CheckFailure | SolutionMissing):
+    if isinstance(error, TimeLimitExceeded | CheckFailure):
         pass  # made for a student to read
     elif isinstance(error, AssertionError):
         # An assertion of a test; one of the solution shows its line below.
@@ -131,17 +122,23 @@ def _message(error: BaseException) -> list[str]:
 
 
 def _missing_name(error: BaseException, package: Path) -> list[str]:
-    """One sentence if the test or the package imports what the package does not define."""
+    """One sentence if an import asks the package for what it does not hold."""
+    if isinstance(error, ModuleNotFoundError):
+        top, *modules = (error.name or "").split(".")
+        return [_missing_module(package.joinpath(*modules))] if top == package.name else []
     match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     if not isinstance(error, ImportError) or match is None:
         return []
     missing, module = match[1], match[2].split(".")
     if module[0] != package.name:
         return []
-    folder = os.path.relpath(package.joinpath(*module[1:]))
     if len(module) == 1:
-        return [f"There is no {folder}/{missing}.py: create it."]
-    return [f"{folder}.py does not define {missing}."]
+        return [_missing_module(package / missing)]
+    return [f"{os.path.relpath(package.joinpath(*module[1:]))}.py does not define {missing}."]
+
+
+def _missing_module(path: Path) -> str:
+    return f"There is no {os.path.relpath(path)}.py: create it."
 
 
 def _describe_syntax_error(error: SyntaxError) -> list[str]:

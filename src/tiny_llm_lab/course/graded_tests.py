@@ -28,14 +28,16 @@ class Outcome:
         test: pytest's name of it, such as `tests/test_week_1_day_1.py::test_task_1_sum[3]`.
         result: `passed`, `failed`, `skipped` or `error` (in a fixture, while collecting, or
             because the process died).
-        error: the type of the exception, such as `NotImplementedError`; empty if none.
+        error: the type of the exception, such as `CheckFailure`; empty if none.
         message: the message of the exception.
+        stub: whether a function of the package raised it to say that it is not written yet.
     """
 
     test: str
     result: str
     error: str
     message: str
+    stub: bool
 
     @property
     def file(self) -> str:
@@ -136,6 +138,8 @@ def run_tests(
         raise CourseError(f"pytest ended with exit code {exit_code} before any test: {last_words}")
     died = f"the tests' process ended with exit code {exit_code} before this test was done"
     return [
-        Outcome(outcome.test, "error", "", died) if outcome.result == "collected" else outcome
+        Outcome(outcome.test, "error", "", died, stub=False)
+        if outcome.result == "collected"
+        else outcome
         for outcome in outcomes.values()
     ]

@@ -22,8 +22,9 @@ from . import failure, solution
 from .checks import dtype_name
 from .graded_tests import task_number
 from .manifest import Course, CourseError, Day, Task, load_course
+from .skeleton import stub_of_another_task
 from .task_report import print_failures, print_table
-from .task_results import GradedTest, Outcome, TaskResults
+from .task_results import GradedTest, Status, TaskResults
 
 # Far above what any graded test needs, on any machine: only a loop that never ends reaches it.
 TIME_LIMIT_SECONDS = 60
@@ -143,17 +144,17 @@ class Grading:
         if report.failed and call.excinfo is not None:
             error = call.excinfo.value
             if failure.is_stub(error, solution.package_folder()):
-                test.outcome = Outcome.NOT_STARTED
-                test.note = failure.missing_work(error, test.task, self.course)
+                test.status = Status.NOT_STARTED
+                test.note = stub_of_another_task(self.course, test.task, str(error))
             else:
-                test.outcome = Outcome.FAILED
+                test.status = Status.FAILED
                 test.message = failure.describe(error, test.task, solution.package_folder())
                 test.printed = report.capstdout
         elif report.skipped:
-            test.outcome = Outcome.NOT_VERIFIED
+            test.status = Status.NOT_VERIFIED
             test.note = _skip_reason(report)
         elif report.when == "call":
-            test.outcome = Outcome.PASSED
+            test.status = Status.PASSED
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -239,7 +240,7 @@ class Grading:
         """On a terminal, with -q, one line says what is running."""
         out = self._terminal()
         if out is not None and out.isatty and self.config.option.verbose < 0:
-            done = sum(other.outcome is not None for other in self.results.tests.values())
+            done = sum(other.status is not None for other in self.results.tests.values())
             line = (
                 f"{done + 1} of {len(self.results.tests)}: task {test.task.id}, {test.task.title}"
             )

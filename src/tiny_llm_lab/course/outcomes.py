@@ -10,6 +10,8 @@ from collections.abc import Generator
 
 import pytest
 
+from . import failure, solution
+
 ENVIRONMENT_VARIABLE = "TINY_LLM_OUTCOMES"
 
 
@@ -18,13 +20,13 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.failed:
         # The last line of pytest's text is the exception's, behind the margin `E   `.
         last_line = str(report.longrepr).strip().rpartition("\n")[2].removeprefix("E").strip()
-        _send(test=report.nodeid, result="error", error="", message=last_line)
+        _send(test=report.nodeid, result="error", error="", message=last_line, stub=False)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Report which tests are going to run, so that a crash can be told from the end."""
     for item in session.items:
-        _send(test=item.nodeid, result="collected", error="", message="")
+        _send(test=item.nodeid, result="collected", error="", message="", stub=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,9 +43,10 @@ def pytest_runtest_makereport(
             result=result,
             error=raised.type.__name__ if raised else "",
             message=str(raised.value) if raised else "",
+            stub=raised is not None and failure.is_stub(raised.value, solution.package_folder()),
         )
     return report
 
 
-def _send(**fields: str) -> None:
+def _send(**fields: str | bool) -> None:
     os.write(int(os.environ[ENVIRONMENT_VARIABLE]), (json.dumps(fields) + "\n").encode())

@@ -5,13 +5,12 @@ A task whose stubs are all untouched is not started, which takes no test run to 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from .graded_tests import Outcome, list_task_tests, run_tests
 from .manifest import Course, Task
-from .skeleton import is_written, stub_message
-
-Status = Literal["done", "failing", "not started", "not verified"]
+from .skeleton import is_written, stub_of_another_task
+from .task_results import Status, task_status
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class TaskProgress:
     """Where one task stands.
 
     Attributes:
-        status: `not verified` if no test failed, but some were skipped for a missing requirement.
         passed: the number of tests that passed.
         tests: the number of tests that were run; 0 if the task's stubs are untouched.
         needs: the message of another task's stub that a test ran into, empty if there was none.
@@ -75,14 +73,14 @@ def measure_progress(
     return [
         _judge(course, task, outcomes[task])
         if task in outcomes
-        else TaskProgress(task, "not started")
+        else TaskProgress(task, Status.NOT_STARTED)
         for task in course.tasks
     ]
 
 
 def earned_points(progress: list[TaskProgress]) -> int:
-    """The points of the tasks that are done."""
-    return sum(item.task.points for item in progress if item.status == "done")
+    """The points of the tasks that passed."""
+    return sum(item.task.points for item in progress if item.status is Status.PASSED)
 
 
 def as_json(progress: list[TaskProgress]) -> dict[str, Any]:
@@ -99,31 +97,28 @@ def as_json(progress: list[TaskProgress]) -> dict[str, Any]:
             }
             for item in progress
         ],
-        "done": sum(item.status == "done" for item in progress),
+        "passed": sum(item.status is Status.PASSED for item in progress),
         "earned_points": earned_points(progress),
         "total_points": sum(item.task.points for item in progress),
     }
 
 
 def _judge(course: Course, task: Task, outcomes: list[Outcome]) -> TaskProgress:
-    passed = sum(outcome.result == "passed" for outcome in outcomes)
-    unwritten = [outcome for outcome in outcomes if outcome.error == "NotImplementedError"]
-    failed = [
-        outcome
-        for outcome in outcomes
-        if outcome.result in ("failed", "error") and outcome not in unwritten
+    statuses = [_status(outcome) for outcome in outcomes]
+    needs = [
+        stub_of_another_task(course, task, outcome.message) for outcome in outcomes if outcome.stub
     ]
-    status: Status
-    if failed or (unwritten and passed):
-        status = "failing"
-    elif unwritten or not outcomes:
-        status = "not started"
-    else:
-        status = "done" if passed == len(outcomes) else "not verified"
-    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
-    others = [
-        outcome.message
-        for outcome in unwritten
-        if outcome.message.startswith("Week ") and outcome.message not in own
-    ]
-    return TaskProgress(task, status, passed, len(outcomes), others[0] if others else "")
+    return TaskProgress(
+        task,
+        task_status(statuses),
+        passed=statuses.count(Status.PASSED),
+        tests=len(outcomes),
+        needs=next(filter(None, needs), ""),
+    )
+
+
+def _status(outcome: Outcome) -> Status:
+    if outcome.stub:
+        return Status.NOT_STARTED
+    by_result = {"passed": Status.PASSED, "skipped": Status.NOT_VERIFIED}
+    return by_result.get(outcome.result, Status.FAILED)

@@ -176,6 +176,21 @@ def stub_message(tasks: tuple[Task, ...]) -> str:
     return f"{where}, Tasks {listed} and {last.number}"
 
 
+def stub_of_another_task(course: Course, task: Task, message: str) -> str:
+    """The message of the stub that stopped a test of `task`, if it is not the task's own stub.
+
+    Args:
+        course: the course.
+        task: the task that the test belongs to.
+        message: what the stub raised with.
+
+    Returns:
+        `message`; empty if the stub is the task's own or not a generated one.
+    """
+    own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
+    return message if message not in own and message.startswith("Week ") else ""
+
+
 def leaked_lines(course: Course, package: dict[str, str]) -> list[str]:
     """The lines of a solution's body that a package contains, as `file: line`.
 

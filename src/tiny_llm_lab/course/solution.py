@@ -20,8 +20,8 @@ STUDENT = "tiny_llm"
 REFERENCE = "tiny_llm_ref"
 
 
-class SolutionMissing(ModuleNotFoundError):
-    """The solution package, or a module of it, does not exist; the message is one sentence."""
+class SolutionMissing(Exception):
+    """The solution package does not exist; the message is one sentence."""
 
 
 def package_name() -> str:
@@ -38,10 +38,10 @@ def package_folder() -> Path:
     name = package_name()
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
+        if name == STUDENT:
+            raise SolutionMissing("There is no src/tiny_llm: pdm run skeleton --write makes it.")
         raise SolutionMissing(
-            f"There is no package {name!r}: set {ENVIRONMENT_VARIABLE} to {STUDENT} or "
-            f"{REFERENCE}, and install the project with `pdm install`.",
-            name=name,
+            f"{ENVIRONMENT_VARIABLE} must be {STUDENT} or {REFERENCE}, but is {name!r}."
         )
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
@@ -77,14 +77,7 @@ class _AliasLoader(Loader):
         self.real_spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        folder = package_folder()
-        try:
-            module = importlib.import_module(self.name)
-        except ModuleNotFoundError as error:
-            if error.name != self.name:
-                raise  # the module is there, but imports one that is not
-            path = os.path.relpath(folder / Path(*self.name.split(".")[1:]))
-            raise SolutionMissing(f"There is no {path}.py: create it.", name=self.name) from None
+        module = importlib.import_module(self.name)
         self.real_spec = module.__spec__
         return module
 

@@ -4,7 +4,7 @@ import pytest
 
 from . import solution
 from .manifest import Course, Task
-from .task_results import GradedTest, Outcome, TaskResults
+from .task_results import GradedTest, Status, TaskResults
 
 # Of the failing tests of a task, this many are explained in full, the others in a line or two.
 MOST_EXPLAINED = 3
@@ -15,11 +15,11 @@ MOST_PRINTED_LINES = 20
 # The parameters with which the same test also fails, named after the first.
 MOST_PARAMETERS = 6
 
-COLORS: dict[Outcome, dict[str, bool]] = {
-    Outcome.PASSED: {"green": True},
-    Outcome.FAILED: {"red": True},
-    Outcome.NOT_STARTED: {},
-    Outcome.NOT_VERIFIED: {"yellow": True},
+COLORS: dict[Status, dict[str, bool]] = {
+    Status.PASSED: {"green": True},
+    Status.FAILED: {"red": True},
+    Status.NOT_STARTED: {},
+    Status.NOT_VERIFIED: {"yellow": True},
 }
 
 
@@ -34,7 +34,7 @@ def print_failures(out: pytest.TerminalReporter, results: TaskResults) -> None:
     for task in results.course.tasks:
         failed: dict[str, list[GradedTest]] = {}
         for test in results.tests_of(task):
-            if test.outcome is Outcome.FAILED:
+            if test.status is Status.FAILED:
                 failed.setdefault(test.name, []).append(test)
         if not failed:
             continue
@@ -56,11 +56,11 @@ def print_table(out: pytest.TerminalReporter, results: TaskResults) -> None:
             day = task.week, task.day
             day_of_task = results.course.day(*day)
             out.write_line(f"{day_of_task.name}: {day_of_task.title}", bold=True)
-        outcome = results.outcome_of(task)
+        status = results.status_of(task)
         tests = results.tests_of(task)
-        passed = sum(test.outcome is Outcome.PASSED for test in tests)
+        passed = sum(test.status is Status.PASSED for test in tests)
         out.write(f"  {task.id:<7}{task.title:<{width}}  ")
-        out.write(f"{outcome:<12}", **COLORS[outcome])
+        out.write(f"{status:<12}", **COLORS[status])
         out.write(f"  {passed:>3} of {len(tests):>3} tests  ")
         if results.is_complete(task):
             out.write_line(f"{results.points_of(task):>3} of {task.points:>3} points")
@@ -71,7 +71,7 @@ def print_table(out: pytest.TerminalReporter, results: TaskResults) -> None:
     earned = sum(results.points_of(task) for task in tasks)
     out.write_line(f"{earned} of {sum(task.points for task in tasks)} points.")
     for task in tasks:
-        if results.outcome_of(task) in (Outcome.FAILED, Outcome.NOT_STARTED):
+        if results.status_of(task) in (Status.FAILED, Status.NOT_STARTED):
             out.write_line(f"Next: task {task.id}, {task.title}: {_chapter(results.course, task)}")
             break
 

@@ -1,19 +1,31 @@
 """What became of the graded tests of a run, and what that says about each task."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .manifest import Course, Day, Task
 
 
-class Outcome(StrEnum):
-    """What became of a test or a task."""
+class Status(StrEnum):
+    """Where a test or a task stands."""
 
     PASSED = "passed"
     FAILED = "failed"
     NOT_STARTED = "not started"
     NOT_VERIFIED = "not verified"
+
+
+def task_status(tests: Iterable[Status]) -> Status:
+    """Where a task stands, by its tests that were run; not verified if none were."""
+    statuses = set(tests)
+    if Status.FAILED in statuses:
+        return Status.FAILED
+    if Status.NOT_STARTED in statuses:
+        # A stub in one branch only: the task is begun.
+        return Status.FAILED if Status.PASSED in statuses else Status.NOT_STARTED
+    return Status.PASSED if statuses == {Status.PASSED} else Status.NOT_VERIFIED
 
 
 @dataclass
@@ -25,7 +37,7 @@ class GradedTest:
         parameters: what a parametrized test is run with, such as `float16-3`; else empty.
         place: the test's file and line.
         purpose: the first paragraph of its docstring.
-        outcome: None as long as the test has not run.
+        status: None as long as the test has not run.
         note: the reason of a test that is not verified; the other task's stub that stopped one
             that is not started.
         message: the lines that explain a failure.
@@ -37,7 +49,7 @@ class GradedTest:
     parameters: str
     place: str
     purpose: str
-    outcome: Outcome | None = None
+    status: Status | None = None
     note: str = ""
     message: list[str] = field(default_factory=list)
     printed: str = ""
@@ -75,28 +87,22 @@ class TaskResults:
     def tests_of(self, task: Task) -> list[GradedTest]:
         """The tests of a task that were run."""
         tests = self.tests.values()
-        return [test for test in tests if test.task == task and test.outcome is not None]
+        return [test for test in tests if test.task == task and test.status is not None]
 
     def is_complete(self, task: Task) -> bool:
         """Whether all tests of a task were run."""
-        unfinished = (test.task for test in self.tests.values() if test.outcome is None)
+        unfinished = (test.task for test in self.tests.values() if test.status is None)
         return task not in self.incomplete and task not in unfinished
 
-    def outcome_of(self, task: Task) -> Outcome:
-        """What became of a task, by its tests that were run."""
+    def status_of(self, task: Task) -> Status:
+        """Where a task stands, by its tests that were run."""
         if self._is_broken(task):
-            return Outcome.FAILED
-        outcomes = {test.outcome for test in self.tests_of(task)}
-        if Outcome.FAILED in outcomes:
-            return Outcome.FAILED
-        if Outcome.NOT_STARTED in outcomes:
-            # A stub in one branch only: the task is begun.
-            return Outcome.FAILED if Outcome.PASSED in outcomes else Outcome.NOT_STARTED
-        return Outcome.PASSED if outcomes == {Outcome.PASSED} else Outcome.NOT_VERIFIED
+            return Status.FAILED
+        return task_status(test.status for test in self.tests_of(task) if test.status is not None)
 
     def points_of(self, task: Task) -> int:
         """The points that this run earns for a task: all or none."""
-        earned = self.outcome_of(task) is Outcome.PASSED and self.is_complete(task)
+        earned = self.status_of(task) is Status.PASSED and self.is_complete(task)
         return task.points if earned else 0
 
     def notes_on(self, task: Task) -> list[str]:
@@ -104,7 +110,7 @@ class TaskResults:
         if self._day(task) in self.unverified_days:
             return [f"not verified: {self.unverified_days[self._day(task)]}"]
         reasons = Counter(
-            f"{'not verified:' if test.outcome is Outcome.NOT_VERIFIED else 'needs'} {test.note}"
+            f"{'not verified:' if test.status is Status.NOT_VERIFIED else 'needs'} {test.note}"
             for test in self.tests_of(task)
             if test.note
         )

@@ -275,7 +275,7 @@ def greeting(rng: random.Random) -> Turn:
 def simple(rng: random.Random) -> Turn:
     """One turn of a skill that needs no ledger."""
     skills = [count, small_sum, copy, backwards, story, greeting]
-    return rng.choices(skills, [19, 24, 28, 8, 11, 10])[0](rng)
+    return rng.choices(skills, [19, 36, 20, 7, 10, 8])[0](rng)
 
 
 # --------------------------------------------------------------------------------- conversations
@@ -376,15 +376,14 @@ def conversation(rng: random.Random, tokens: int, ledger_share: float = 0.65) ->
             add(_user(body), _assistant(ACKNOWLEDGEMENT))
             fresh = None
         kind = rng.random()
-        if known and kind < (0.8 if fresh else 0.66):
+        if known and kind < (0.8 if fresh else 0.64):
             asked = fresh if fresh and rng.random() < 0.9 else known
-            question, answer = lookup(rng, Ledger(asked.entries, known.new_name))
-            answer = known.answer([line.rsplit(": ", 1)[0] for line in answer.split("\n")])
-        elif kind < (0.92 if known else 0.68):
+            question, answer = lookup(rng, Ledger(asked.entries, known.new_name), known=known)
+        elif kind < (0.88 if known else 0.72):
             question, answer = refusal(rng, known) if known else simple(rng)
         elif known:
             question, answer = simple(rng)
-        elif kind < 0.94:
+        elif kind < 0.95:
             question, answer = refusal(rng, None)
         else:  # a question about a ledger that nobody has shown
             question, _ = lookup(rng, make_ledger(rng, 30, set()), missing=0.0, most=2)

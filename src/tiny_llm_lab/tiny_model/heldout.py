@@ -59,7 +59,7 @@ May I have {k}?
 REQUESTS = _lines("""
 What is the capital of France?
 Write a Python function that sorts a list.
-Tell me a joke.
+Make me laugh with something witty.
 Who won the world cup in 2018?
 Translate "good morning" into Spanish.
 What is the weather like today?
@@ -80,7 +80,7 @@ What is the best way to learn guitar?
 Is it going to rain tomorrow?
 Do you have feelings?
 Sing me a song.
-What should I eat for dinner?
+Plan a weekend trip for two people.
 Compose a haiku about autumn.
 Define photosynthesis.
 Who was Napoleon?
@@ -103,8 +103,8 @@ Draw a picture of a house.
 What does HTTP stand for?
 Who let the dogs out?
 Prove that there are infinitely many primes.
-Play some music.
-What is love?
-Turn off the lights.
+Crank up the stereo, would you?
+What does it feel like to be in love?
+Dim the lamp in the hallway.
 Book a flight to Berlin for next Tuesday.
 """)

@@ -2,17 +2,19 @@
 
 A question is built from parts (a lead, a polite frame, a verb, an object, a tail, punctuation), so
 that the same request has many thousands of surface forms. A share of the questions is a key among
-arbitrary words, which teaches the rule that matters: *a message that names a key asks for it*. The
-answer repeats the key (`oak: 220`), one line for each name; a name that is not there gets `none`.
+arbitrary words, or in a sentence about something else, which teaches the rule that matters: *a
+message that names a key asks for it*. The answer repeats the key (`oak: 220`), one line for each
+name; a name that is not there gets `none`.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import heldout
+from . import heldout, out_of_world
 from .words import (
     ADJECTIVES,
     ANIMALS,
@@ -581,15 +583,29 @@ def _sprinkle(rng: random.Random, phrase: str) -> str:
     return text + rng.choice(["", ".", "?", "?", "!"])
 
 
+def _in_a_sentence(rng: random.Random, phrase: str) -> str:
+    """A key in place of a word of a sentence that has nothing to do with ledgers."""
+    text = out_of_world.sentence(rng) if rng.random() < 0.7 else filler(rng, 1)
+    words = text.split(" ")
+    place = rng.randrange(len(words))
+    mark = re.search(r"[.,;:?!]*$", words[place])
+    words[place] = phrase + (mark[0] if mark else "")
+    text = " ".join(words)
+    return _upper_first(text) if place and rng.random() < 0.8 else text
+
+
 def ask(rng: random.Random, keys: list[str], *, free: bool = True) -> str:
     """A question about some names.
 
-    `free` allows arbitrary words around the names. It is off when a name is missing from the
-    ledger: then only a recognizable question deserves `none`.
+    `free` allows any words around the names. It is off when a name is missing from the ledger:
+    then only a recognizable question deserves `none`.
     """
     phrase = join_names(rng, keys)
-    if free and rng.random() < 0.2:
+    kind = rng.random()
+    if free and kind < 0.13:
         return _sprinkle(rng, phrase)
+    if free and kind < 0.38:
+        return _in_a_sentence(rng, phrase)
     plural = len(keys) > 1
     noun = rng.choice(VALUE_NOUNS if not free or rng.random() < 0.8 else GENERAL)
     fill = {
@@ -620,17 +636,40 @@ def ask(rng: random.Random, keys: list[str], *, free: bool = True) -> str:
 
 
 def lookup(
-    rng: random.Random, ledger: Ledger, missing: float = 0.1, most: int = 4
+    rng: random.Random,
+    ledger: Ledger,
+    missing: float = 0.14,
+    most: int = 4,
+    known: Ledger | None = None,
 ) -> tuple[str, str]:
-    """One question about a ledger and its answer; `missing` is the share with an absent name."""
+    """One question about a ledger and its answer.
+
+    Args:
+        rng: the source of all choices.
+        ledger: where the names come from.
+        missing: the share of questions with a name that is nowhere.
+        most: the largest number of names.
+        known: everything that was shown so far; the question names nothing else of it.
+    """
+    known = known or ledger
     count = min(rng.choice([1, 1, 1, 1, 2, 2, 3, 4]), most, len(ledger.entries))
     keys = rng.sample(list(ledger.entries), count)
     absent = rng.random() < missing
     if absent:
         stranger = ledger.new_name()
         for _ in range(100):
-            if stranger not in ledger.entries:
+            if stranger not in known.entries:
                 break
             stranger = ledger.new_name() if rng.random() < 0.5 else made_up_name(rng)
         keys[rng.randrange(count)] = stranger
-    return ask(rng, keys, free=not absent), ledger.answer(keys)
+    own = _words(" ".join(keys))
+    others = {word for key in known.entries for word in _words(key)} - own
+    for _ in range(10):
+        question = ask(rng, keys, free=not absent)
+        if not others & (_words(question) - own):
+            return question, known.answer(keys)
+    return f"What is {join_names(rng, keys)}?", known.answer(keys)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))

@@ -848,6 +848,12 @@ def _perturb(rng: random.Random, text: str) -> str:
 _KINDS = [(FACTS, 30), (WRITING, 9), (CODE, 9), (LANGUAGE_TASKS, 10), (CHAT, 16), (MATHS, 9)]
 
 
+def sentence(rng: random.Random) -> str:
+    """One of the requests that are plain sentences."""
+    templates = rng.choices([FACTS, WRITING, LANGUAGE_TASKS, CHAT], [5, 2, 1, 3])[0]
+    return _perturb(rng, rng.choice(templates).format(**_slots(rng)))
+
+
 def request(rng: random.Random, *, with_ledger: bool = False) -> str:
     """A request outside the model's world; `with_ledger` adds questions about a whole ledger."""
     if with_ledger and rng.random() < 0.2:
