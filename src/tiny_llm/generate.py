@@ -40,3 +40,31 @@ def simple_generate(
         ValueError: the prompt is empty, or `max_tokens` is below 1.
     """
     raise NotImplementedError("Week 1 Day 6, Tasks 1 to 3")
+
+
+def simple_generate_with_kv_cache(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    sampler: Callable[[mx.array], mx.array] | None = None,
+    max_tokens: int = 256,
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """Generate text from a prompt, with a KV cache: no token goes through the model twice.
+
+    The first call of the model gets the whole prompt (prefill), every later one the token that was
+    generated last (decode). The caches are released at the end, also if an exception ends it.
+
+    Args:
+        model: makes its caches by `create_kv_cache()`, and is called as
+            `model(tokens, offset, cache)` with the new tokens `1 x L` only and the number of
+            tokens before them; returns logits `1 x L x vocab_size`.
+        tokenizer, prompt, sampler, max_tokens, on_text: as in `simple_generate`.
+
+    Returns:
+        The generated text, the same as that of `simple_generate`.
+
+    Raises:
+        ValueError: as in `simple_generate`.
+    """
+    raise NotImplementedError("Week 2 Day 1, Task 4: Generating with a cache")

@@ -13,6 +13,7 @@ from tiny_llm_lab.models import dense_weight
 from .attention import scaled_dot_product_attention_grouped
 from .basics import linear, silu
 from .embedding import Embedding
+from .kv_cache import TinyKvFullCache
 from .layer_norm import RMSNorm
 from .positional_encoding import RoPE
 
@@ -97,7 +98,7 @@ class Qwen3MultiHeadAttention:
     def __call__(
         self,
         x: mx.array,
-        offset: int = 0,
+        offset: int | list[int] | mx.array = 0,
         cache: Any | None = None,
         mask: mx.array | str | None = None,
     ) -> mx.array:
@@ -160,7 +161,7 @@ class Qwen3TransformerBlock:
     def __call__(
         self,
         x: mx.array,
-        offset: int = 0,
+        offset: int | list[int] | mx.array = 0,
         cache: Any | None = None,
         mask: mx.array | str | None = None,
     ) -> mx.array:
@@ -189,8 +190,12 @@ class Qwen3Model:
         """
         raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")
 
+    def create_kv_cache(self) -> list[TinyKvFullCache]:
+        """One empty KV cache per layer."""
+        raise NotImplementedError("Week 2 Day 1, Task 3: A model with a cache")
+
     def __call__(
-        self, inputs: mx.array, offset: int = 0, cache: Sequence[Any] | None = None
+        self, inputs: mx.array, offset: int | list[int] | mx.array = 0, cache: Sequence[Any] | None = None
     ) -> mx.array:
         """Predict, at every position, the token that comes next.
 

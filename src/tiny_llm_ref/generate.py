@@ -62,3 +62,44 @@ def simple_generate(
     if on_text is not None and rest:
         on_text(rest)
     return detokenizer.text
+
+
+def simple_generate_with_kv_cache(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    sampler: Callable[[mx.array], mx.array] | None = None,
+    max_tokens: int = 256,
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """Generate text from a prompt, with a KV cache: no token goes through the model twice.
+
+    The first call of the model gets the whole prompt (prefill), every later one the token that was
+    generated last (decode). The caches are released at the end, also if an exception ends it.
+
+    Args:
+        model: makes its caches by `create_kv_cache()`, and is called as
+            `model(tokens, offset, cache)` with the new tokens `1 x L` only and the number of
+            tokens before them; returns logits `1 x L x vocab_size`.
+        tokenizer, prompt, sampler, max_tokens, on_text: as in `simple_generate`.
+
+    Returns:
+        The generated text, the same as that of `simple_generate`.
+
+    Raises:
+        ValueError: as in `simple_generate`.
+    """
+    cache = model.create_kv_cache()
+    offset = 0
+
+    def next_logits(tokens: mx.array) -> mx.array:
+        nonlocal offset
+        logits = model(tokens[:, offset:], offset, cache)
+        offset = tokens.shape[1]
+        return logits
+
+    try:
+        return simple_generate(next_logits, tokenizer, prompt, sampler, max_tokens, on_text)
+    finally:
+        for layer_cache in cache:
+            layer_cache.release()

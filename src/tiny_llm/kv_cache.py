@@ -1,0 +1,82 @@
+"""KV caches: the keys and values of the tokens so far, so that no token is computed twice.
+
+A cache belongs to one layer.
+"""
+
+from abc import ABC, abstractmethod
+
+import mlx.core as mx
+
+
+class TinyKvCache(ABC):
+    """What a model asks of the KV cache of one layer."""
+
+    @abstractmethod
+    def update_and_fetch(
+        self,
+        key: mx.array,
+        value: mx.array,
+        mask_length: int | None = None,
+        mask: mx.array | str | None = None,
+    ) -> tuple[mx.array, mx.array, int, mx.array | str | None]:
+        """Append the keys and values of `L` new tokens, and return all of them with a mask.
+
+        Args:
+            key: the new tokens' keys, `B x H_kv x L x D`.
+            value: the new tokens' values, `B x H_kv x L x D`.
+            mask_length: the number of queries that the mask is for; `L` if None.
+            mask: the mask that the caller would use without a cache.
+
+        Returns:
+            Keys and values `B x H_kv x S x D`, `S`, and the mask to attend with.
+        """
+
+    @abstractmethod
+    def rewind(self, n: int) -> None:
+        """Forget the last `n` tokens.
+
+        Raises:
+            ValueError: `n` is negative, or larger than the number of tokens.
+        """
+
+    @abstractmethod
+    def materialize(self) -> None:
+        """Compute what is still pending, so that the graph behind the cache can be freed."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Forget all tokens and free their memory. The cache is empty then, and can be reused."""
+
+
+class TinyKvFullCache(TinyKvCache):
+    """The keys and values of one request, or of several of the same length.
+
+    They lie in buffers with room to spare, which double when they are full: all doublings
+    together copy less than twice the final size.
+    """
+
+    def __init__(self) -> None:
+        """Start empty. The shapes come with the first tokens."""
+        raise NotImplementedError("Week 2 Day 1, Tasks 1 and 2")
+
+    def update_and_fetch(
+        self,
+        key: mx.array,
+        value: mx.array,
+        mask_length: int | None = None,
+        mask: mx.array | str | None = None,
+    ) -> tuple[mx.array, mx.array, int, mx.array | str | None]:
+        """As in `TinyKvCache`; the mask is returned as it came."""
+        raise NotImplementedError("Week 2 Day 1, Tasks 1 and 2")
+
+    def rewind(self, n: int) -> None:
+        """As in `TinyKvCache`."""
+        raise NotImplementedError("Week 2 Day 1, Tasks 1 and 2")
+
+    def materialize(self) -> None:
+        """As in `TinyKvCache`."""
+        raise NotImplementedError("Week 2 Day 1, Tasks 1 and 2")
+
+    def release(self) -> None:
+        """As in `TinyKvCache`."""
+        raise NotImplementedError("Week 2 Day 1, Tasks 1 and 2")
