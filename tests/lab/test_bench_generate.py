@@ -1,4 +1,4 @@
-"""The measurement of week 1, day 6: what the book shows is what was stored."""
+"""The measurement of the time per token: what the book shows is what was stored."""
 
 import importlib
 import json
@@ -17,15 +17,20 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("bench_generate")
 
 
-def test_the_books_table_and_figure_show_the_stored_result(bench: ModuleType) -> None:
+@pytest.mark.parametrize("index", [0, 1], ids=["week 1", "week 2"])
+def test_the_books_tables_and_figures_show_the_stored_results(
+    bench: ModuleType, index: int
+) -> None:
     """Neither is typed: both follow from the JSON (redo them with `--redraw`)."""
-    result = json.loads(bench.RESULT.read_text())
-    assert bench.RESULT.with_suffix(".md").read_text() == bench.markdown(result)
-    figure = ROOT / "book" / "src" / "figures" / "time-per-token.svg"
-    assert figure.read_text() == bench.draw(result).svg()
+    view = bench.VIEWS[index]
+    result = json.loads(view.path.read_text())
+    assert list(bench.by_engine(result)) == view.engines
+    assert view.path.with_suffix(".md").read_text() == bench.markdown(result)
+    figure = ROOT / "book" / "src" / "figures" / f"{view.figure}.svg"
+    assert figure.read_text() == bench.draw(result, view.logarithmic).svg()
 
 
-def test_the_engines_agree_and_are_both_timed(
+def test_the_engines_agree_and_all_are_timed(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short run: one timing per engine and length at least, with a sensible spread."""
@@ -37,3 +42,20 @@ def test_the_engines_agree_and_are_both_timed(
     ]
     assert all(0 < row["min"] <= row["median"] <= row["max"] for row in rows)
     assert len(bench.table_rows(result)) == 3
+
+
+def test_a_view_keeps_its_engines_only(bench: ModuleType) -> None:
+    """One run serves the chapters of both weeks."""
+    week_1, week_2 = bench.VIEWS
+    result = json.loads(week_2.path.read_text())
+    assert list(bench.by_engine(week_1.of(result))) == ["no cache", "mlx-lm"]
+
+
+def test_engines_that_disagree_are_not_timed(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The greedy token is compared before any timing."""
+    steps = {name: (lambda token=index: token) for index, name in enumerate(bench.ENGINES)}
+    monkeypatch.setattr(bench, "make_steps", lambda *_: steps)
+    with pytest.raises(SystemExit, match="disagree on the token after 64 tokens"):
+        bench.measure(repetitions=1)
