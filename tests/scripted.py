@@ -83,6 +83,11 @@ class ScriptedModel:
 
     def __call__(self, inputs: mx.array, *_: Any, **__: Any) -> mx.array:
         """Logits, `1 x L x vocab_size`. The arguments of later days are accepted and not used."""
+        tokens = self.note_call(inputs)
+        return mx.stack([self.logits(tokens[: i + 1]) for i in range(len(tokens))])[None]
+
+    def note_call(self, inputs: mx.array) -> list[int]:
+        """Check the tokens of a call, `1 x L`, and note them."""
         check(
             isinstance(inputs, mx.array) and mx.issubdtype(inputs.dtype, mx.integer),
             "The model is called with something that is not an mx.array of integer token ids.",
@@ -93,9 +98,9 @@ class ScriptedModel:
             "  expected   1 x L, L at least 1\n"
             f"  got        {' x '.join(map(str, inputs.shape)) or 'a scalar'}",
         )
-        tokens = np.array(inputs)[0].tolist()
+        tokens: list[int] = np.array(inputs)[0].tolist()
         self.calls.append(tokens)
-        return mx.stack([self.logits(tokens[: i + 1]) for i in range(len(tokens))])[None]
+        return tokens
 
     def logits(self, prefix: list[int]) -> mx.array:
         """The logits after a prefix, `vocab_size`. They are far from being log-probabilities."""
