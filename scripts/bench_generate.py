@@ -204,10 +204,10 @@ def draw(result: dict[str, Any], logarithmic: bool) -> Figure:
     highest = 1.05 * max(row["max"] for row in result["milliseconds"])
     lowest = min(row["min"] for row in result["milliseconds"])
     if logarithmic:
-        decades = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
+        decades = range(math.floor(math.log10(lowest)), math.floor(math.log10(highest)) + 1)
         ticks = [10**power for power in decades]
         left, right, bottom, top = (
-            math.log10(end) for end in (CONTEXTS[0], CONTEXTS[-1], ticks[0], ticks[-1])
+            math.log10(end) for end in (CONTEXTS[0], CONTEXTS[-1], ticks[0], highest)
         )
     else:
         steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))

@@ -1,4 +1,4 @@
-"""Draws the figures of the preface and of week 1.
+"""Draws the figures of the preface and of the chapters.
 
 For authors. The SVG files in `book/src/figures` are committed; run this after changing it:
 `python scripts/draw_figures.py`.
@@ -748,6 +748,141 @@ def sampling_filters() -> Figure:
     return figure
 
 
+def week_2_engine() -> Figure:
+    """Week 2 overview: a request's way through the finished engine, and which day writes what."""
+    figure = Figure(
+        540,
+        "A request's way through the engine of week 2",
+        "A prompt is tokenized and becomes a request with its own KV caches (day 1), which waits "
+        "in a queue (day 6). Prefill gives the model one chunk after the other (day 7, chunk size "
+        "day 8). After the last chunk the first token is sampled. A free slot takes over the "
+        "caches (day 6). Decode gives the model one token for every slot in one forward pass "
+        "(day 6). At a stop condition the text is complete and the caches are released. The model "
+        "is week 1's, with quantized matrix products (days 2 and 3) and flash attention (days 4 "
+        "and 5).",
+    )
+    left, width = 34, 168
+    center, right = left + width / 2, left + width
+    rows = (
+        (32, "request: ids, offset 0", "its own caches: Day 1"),
+        (94, "queue", "Day 6"),
+        (156, "prefill: one chunk", "Day 7; its size: Day 8"),
+        (242, "sampler: first token", "week 1"),
+        (304, "free slot takes caches", "Day 6"),
+        (366, "decode: a token per slot", "Day 6"),
+        (452, "stop: release caches", "Day 1"),
+    )
+    figure.text(center, 10, "prompt")
+    for y, text, days in rows:
+        figure.box(left, y, width, 40)
+        figure.text(center, y + 13, text)
+        figure.text(center, y + 29, days, size=11, color=ACCENT)
+    starts = (18, *(y + 40 for y, *_ in rows))
+    ends = (*(y for y, *_ in rows), 514)
+    for start, end in zip(starts, ends, strict=True):
+        figure.arrow((center, start), (center, end))
+    figure.text(center, 525, "text")
+    for y, name in ((156, "last chunk"), (366, "end token or limit")):
+        figure.text(center + 8, y + 62, name, size=11, anchor="start", color=MUTED)
+    for y, name in ((156, "next chunk"), (366, "next token")):
+        figure.arrow((center, y + 56), (14, y + 56), (14, y + 20), (left, y + 20), color=ACCENT_2)
+        figure.text(16, y + 68, name, size=11, anchor="start", color=ACCENT_2)
+    # The one model that both phases call.
+    figure.box(238, 176, 116, 210, stroke=ACCENT_2)
+    notes = (
+        (196, "model", INK, 13),
+        (214, "Qwen3, week 1", MUTED, 11),
+        (242, "linear layers:", INK, 11),
+        (257, "Days 2, 3", ACCENT, 11),
+        (283, "attention:", INK, 11),
+        (298, "Days 4, 5", ACCENT, 11),
+        (324, "offset, KV cache:", INK, 11),
+        (339, "Day 1", ACCENT, 11),
+    )
+    for y, text, color, size in notes:
+        figure.text(296, y, text, size=size, color=color)
+    for y in (183, 379):
+        figure.arrow((right, y), (238, y), color=ACCENT_2)
+    return figure
+
+
+def kv_cache() -> Figure:
+    """Week 2, day 1: what each call of the model computes, without and with a cache."""
+    prompt, generated, cell, left = 4, 4, 27.0, 92.0
+    calls = [prompt + step for step in range(generated)]
+    figure = Figure(
+        330,
+        "What each call of the model computes",
+        f"A prompt of {prompt} tokens and {generated} generated tokens. Without a cache the calls "
+        f"compute {', '.join(map(str, calls))} positions, {sum(calls)} together. With a cache the "
+        f"first computes {prompt} and each later one a single position, {calls[-1]} together: the "
+        "keys and values of all earlier positions are kept.",
+    )
+
+    def block(top: float, title: str, cached: bool) -> None:
+        figure.text(6, top, title, anchor="start", bold=True)
+        figure.text(352, top, "computed", size=11, anchor="end", color=MUTED)
+        total = 0
+        for step, length in enumerate(calls):
+            y = top + 12 + cell * step
+            kept = length - 1 if cached and step else 0
+            total += length - kept
+            phase = "" if not cached else ", decode" if step else ", prefill"
+            figure.text(left - 8, y + cell / 2, f"call {step}{phase}", size=11, anchor="end")
+            for position in range(length):
+                old = position < kept
+                figure.box(
+                    left + cell * position,
+                    y + 2,
+                    cell,
+                    cell - 4,
+                    fill=ACCENT_2 if old else ACCENT,
+                    opacity=0.18 if old else 0.5,
+                    stroke=ACCENT_2 if old else INK,
+                    radius=0,
+                )
+            figure.text(352, y + cell / 2, str(length - kept), anchor="end")
+        figure.text(352, top + 22 + cell * len(calls), f"{total} in all", anchor="end")
+
+    block(12, "without a cache", False)
+    block(164, "with a cache", True)
+    for x, color, opacity, text in ((6, ACCENT, 0.5, "computed"), (96, ACCENT_2, 0.18, "kept")):
+        figure.box(x, 306, 14, 14, fill=color, opacity=opacity, stroke=color, radius=0)
+        figure.text(x + 20, 313, text, size=12, anchor="start")
+    figure.text(352, 313, "positions, left to right", size=12, anchor="end", color=MUTED)
+    return figure
+
+
+def kv_cache_growth() -> Figure:
+    """Week 2, day 1: a buffer that doubles when it is full."""
+    figure = Figure(
+        176,
+        "A buffer that doubles",
+        "Five tokens fill a buffer of 5. The sixth needs a new one of 10, into which 5 are "
+        "copied. The eleventh needs one of 20, into which 10 are copied. Tokens in between are "
+        "written into the free room and copy nothing.",
+    )
+    cell, left = 12.5, 6.0
+    for row, (room, held) in enumerate(((5, 5), (10, 6), (10, 10), (20, 11))):
+        y = 26 + 38 * row
+        copied = held - 1 if room != held and row else 0
+        for position in range(room):
+            new, free = position == held - 1, position >= held
+            figure.box(
+                left + cell * position,
+                y,
+                cell,
+                18,
+                fill="none" if free else ACCENT if new else ACCENT_2,
+                opacity=0.5 if new else 0.25,
+                stroke=MUTED if free else INK,
+                radius=0,
+            )
+        figure.text(352, y + 9, f"{copied} copied", anchor="end", size=12)
+        figure.text(left, y - 9, f"{held} tokens, room for {room}", anchor="start", size=11)
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -764,6 +899,9 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "qwen3-attention": qwen3_attention,
     "generation-loop": generation_loop,
     "sampling-filters": sampling_filters,
+    "week-2-engine": week_2_engine,
+    "kv-cache": kv_cache,
+    "kv-cache-growth": kv_cache_growth,
 }
 
 if __name__ == "__main__":
