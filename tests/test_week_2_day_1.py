@@ -121,7 +121,9 @@ def test_task_1_pieces_of_random_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype, scale", [(mx.float32, 1e30), (mx.float16, 1e4), (mx.bfloat16, 1e30)], ids=str
+    "dtype, scale",
+    [(mx.float32, 1e30), (mx.float16, 1e4), (mx.bfloat16, 1e30)],
+    ids=["float32", "float16", "bfloat16"],
 )
 def test_task_1_keeps_the_dtype(dtype: mx.Dtype, scale: float) -> None:
     """Numbers come back bit by bit: large ones too, and in the dtype that they came in."""
@@ -509,10 +511,28 @@ def test_task_3_one_empty_cache_for_each_layer(layers: int) -> None:
         )
 
 
+def attention_of(model: Any) -> Any:
+    """The student's attention, with the weights of the first layer of an mlx-lm model."""
+    args, attention = model.args, model.layers[0].self_attn
+    return qwen3.Qwen3MultiHeadAttention(
+        hidden_size=args.hidden_size,
+        num_heads=args.num_attention_heads,
+        num_kv_heads=args.num_key_value_heads,
+        head_dim=args.head_dim,
+        wq=attention.q_proj.weight,
+        wk=attention.k_proj.weight,
+        wv=attention.v_proj.weight,
+        wo=attention.o_proj.weight,
+        q_norm=attention.q_norm.weight,
+        k_norm=attention.k_norm.weight,
+        theta=args.rope_theta,
+    )
+
+
 def test_task_3_the_attention_of_one_layer() -> None:
     """New tokens attend to themselves and to all tokens of earlier calls."""
     model = random_model(seed=320)
-    attention = qwen3.Qwen3Model(model).layers[0].attention
+    attention = attention_of(model)
     oracle = model.layers[0].self_attn
     cache = kv_cache.TinyKvFullCache()
     x = normal(2, 9, 24, seed=321)
@@ -567,7 +587,7 @@ def test_task_3_the_offset_is_the_position(offsets: tuple[int, int]) -> None:
     """
     model = random_model(seed=350, theta=50.0)
     oracle = model.layers[0].self_attn
-    attention = qwen3.Qwen3Model(model).layers[0].attention
+    attention = attention_of(model)
     x, new = normal(2, 3, 24, seed=351), normal(2, 2, 24, seed=352)
     cache = kv_cache.TinyKvFullCache()
     mx.eval(attention(x, 0, cache, "causal"))
@@ -603,7 +623,7 @@ class HidingCache(kv_cache.TinyKvFullCache):
 def test_task_3_attends_with_the_mask_that_the_cache_returns() -> None:
     """A cache may know better than the model which tokens are to be seen (it will on day 6)."""
     model = random_model(seed=360)
-    attention = qwen3.Qwen3Model(model).layers[0].attention
+    attention = attention_of(model)
     x = normal(2, 4, 24, seed=361)
     cache = HidingCache()
     mx.eval(attention(x[:, :2], 0, cache, "causal"))
@@ -621,7 +641,7 @@ def test_task_3_attends_with_the_mask_that_the_cache_returns() -> None:
 def test_task_3_a_mask_array_reaches_the_attention() -> None:
     """The caller may give a mask `L x S` instead of "causal", or none at all."""
     model = random_model(seed=370)
-    attention = qwen3.Qwen3Model(model).layers[0].attention
+    attention = attention_of(model)
     x = normal(2, 7, 24, seed=371)
     whole = mx.where(normal(7, 7, seed=372) > 0.8, -mx.inf, normal(7, 7, seed=373))
     for mask in (mx.where(mx.eye(7) == 1, 0.0, whole), mx.zeros((7, 7))):
@@ -1059,11 +1079,8 @@ def test_task_4_the_embedded_model_answers_as_without_a_cache_and_as_mlx_lm() ->
     messages = [
         "Hello!",
         "Count from 3 to 9.",
-        "Count from 17 to 21.",
-        "What is 12 - 5?",
-        "Say backwards: fox oak lamp",
         "Tell me a story.",
-        *(ledger_question(lines) for lines in (1, 2, 4, 9, 16)),
+        *(ledger_question(lines) for lines in (1, 4, 9, 16)),
     ]
     for message in messages:
         prompt = chat(tokenizer, message)
@@ -1081,10 +1098,10 @@ def test_task_4_the_embedded_model_answers_as_without_a_cache_and_as_mlx_lm() ->
             tokenizer.decode(expected[:end]),
             what=f"the embedded model's answer to {message[:30]!r}, with a cache",
         )
-        if len(prompt) < 100:  # without a cache, long prompts take long
+        if len(prompt) < 75:  # without a cache, longer ones take long
             assert_text_equal(
                 with_cache,
                 generate.simple_generate(student, tokenizer, prompt, max_tokens=limit),
                 what=f"the embedded model's answer to {message[:30]!r}, with and without a cache",
             )
-    assert compared >= 5, "the prompts are a bad choice: the model hardly prefers any token"
+    assert compared >= 3, "the prompts are a bad choice: the model hardly prefers any token"
