@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+from .course.manifest import PROJECT_ROOT
 
 # Where a model name leads: a folder of this repository, or a repository on the Hugging Face Hub.
 EMBEDDED_MODELS = {"tiny": PROJECT_ROOT / "models" / "tiny-qwen3"}
