@@ -8,10 +8,9 @@ day N+1 fails. See `tiny_llm_lab.course.consistency` and `tiny_llm_lab.course.st
 import time
 from collections import Counter
 
-import typer
 from rich.console import Console
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.consistency import check_consistency
 from tiny_llm_lab.course.graded_tests import Outcome
 from tiny_llm_lab.course.manifest import CourseError, load_course
@@ -55,6 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

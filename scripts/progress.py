@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.manifest import Course, CourseError, Task, load_course
 from tiny_llm_lab.course.progress import (
     TaskProgress,
@@ -89,6 +89,4 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.manifest import CourseError, load_course
 from tiny_llm_lab.course.skeleton import differences, write_skeleton, written
 
@@ -40,6 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.manifest import CourseError, load_course
 from tiny_llm_lab.course.solution import ENVIRONMENT_VARIABLE, REFERENCE, STUDENT
 
@@ -60,4 +60,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)
