@@ -638,7 +638,7 @@ def ask(rng: random.Random, keys: list[str], *, free: bool = True) -> str:
 def lookup(
     rng: random.Random,
     ledger: Ledger,
-    missing: float = 0.14,
+    missing: float = 0.1,
     most: int = 4,
     known: Ledger | None = None,
 ) -> tuple[str, str]:
