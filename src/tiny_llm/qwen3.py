@@ -54,7 +54,7 @@ class Qwen3MLP:
 
 
 class Qwen3MultiHeadAttention:
-    """Causal grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
+    """Grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
 
     def __init__(
         self,
@@ -107,10 +107,13 @@ class Qwen3MultiHeadAttention:
             x: `B x L x E`.
             offset: the position of the first of the `L` tokens.
             cache: this layer's KV cache, which comes in week 2; None in week 1.
-            mask: as in `scaled_dot_product_attention_grouped`.
+            mask: as in `scaled_dot_product_attention_grouped`; None means no mask.
 
         Returns:
             `B x L x E`, dtype of `x`.
+
+        Raises:
+            ValueError: the tokens do not fit into positions 0 to `max_seq_len - 1`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 2: Attention with QK-norm")
 
@@ -172,6 +175,9 @@ class Qwen3TransformerBlock:
 
         Returns:
             `B x L x E`, dtype of `x`.
+
+        Raises:
+            ValueError: as in `Qwen3MultiHeadAttention`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 3: The transformer block")
 
@@ -200,6 +206,10 @@ class Qwen3Model:
             cache: one KV cache per layer, which come in week 2; None in week 1.
 
         Returns:
-            Logits, `B x L x vocab_size`.
+            Logits, `B x L x vocab_size`, dtype of the weights.
+
+        Raises:
+            ValueError: the tokens do not fit into positions 0 to
+                `args.max_position_embeddings - 1`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")
