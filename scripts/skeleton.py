@@ -26,7 +26,7 @@ def main(
             write_skeleton(course)
             print("src/tiny_llm is generated from src/tiny_llm_ref.")
             return
-        problems = [f"src/tiny_llm: {problem}" for problem in differences(course)]
+        problems = differences(course)
         work = written(course)
     except CourseError as error:
         fail(str(error), exit_code=1)

@@ -196,9 +196,9 @@ def test_a_skeleton_behind_the_reference_is_noticed(course: Course) -> None:
     (course.student / "shapes.py").unlink()
     (course.student / "old.py").write_text('"""A module that is no more."""\n')
     assert differences(course) == [
-        "basics.py is not what is generated from the reference.",
-        "old.py is not generated from the reference.",
-        "shapes.py is missing.",
+        "src/tiny_llm/basics.py is not what is generated from the reference.",
+        "src/tiny_llm/old.py is not generated from the reference.",
+        "src/tiny_llm/shapes.py is missing.",
     ]
     assert written(course) == []
     (course.student / "old.py").unlink()

@@ -157,7 +157,7 @@ def test_a_task_without_tests_is_noticed(course: Course) -> None:
 def test_a_skeleton_that_is_not_the_generated_one_is_noticed(course: Course) -> None:
     course = edit(course, "src/tiny_llm_ref/basics.py", "Twice `x`.", "The double of `x`.")
     assert check_skeleton(course) == [
-        "src/tiny_llm: basics.py is not what is generated from the reference."
+        "src/tiny_llm/basics.py is not what is generated from the reference."
     ]
 
 

@@ -122,14 +122,15 @@ def differences(course: Course) -> list[str]:
     """Where the student's package is not the generated skeleton, one sentence per file."""
     expected = build_package(course)
     actual = read_package(course.student)
+    folder = course.student.relative_to(course.root).as_posix()
     problems = []
     for file in sorted({*expected, *actual}):
         if file not in actual:
-            problems.append(f"{file} is missing.")
+            problems.append(f"{folder}/{file} is missing.")
         elif file not in expected:
-            problems.append(f"{file} is not generated from the reference.")
+            problems.append(f"{folder}/{file} is not generated from the reference.")
         elif actual[file] != expected[file]:
-            problems.append(f"{file} is not what is generated from the reference.")
+            problems.append(f"{folder}/{file} is not what is generated from the reference.")
     return problems
 
 

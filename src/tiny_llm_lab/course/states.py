@@ -56,7 +56,7 @@ def check_skeleton(course: Course) -> list[str]:
         for line in leaked_lines(course, build_package(course))
     ]
     if not written(course):
-        problems += [f"src/tiny_llm: {problem}" for problem in differences(course)]
+        problems += differences(course)
     return problems
 
 
