@@ -22,10 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from draw_figures import ACCENT, ACCENT_2, FIGURES, MUTED, Figure, Point
+from tiny_llm_lab.cli import fail, run
+from tiny_llm_lab.course.manifest import PROJECT_ROOT
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
 
-RESULT = Path(__file__).resolve().parent.parent / "benches" / "week_1_generate.json"
+RESULT = PROJECT_ROOT / "benches" / "week_1_generate.json"
 CONTEXTS = [64, 128, 256, 512, 1024]
 ENGINES = ["no cache", "KV cache (mlx-lm)"]
 
@@ -77,7 +79,7 @@ def measure(repetitions: int) -> dict[str, Any]:
     steps = {context: make_steps(mlx_model, tokens[:context]) for context in CONTEXTS}
     for context, (first, second) in steps.items():  # This is also the warm-up.
         if first() != second():
-            raise SystemExit(f"the engines disagree on the token after {context} tokens")
+            fail(f"The engines disagree on the token after {context} tokens.", exit_code=1)
     times: dict[int, list[list[float]]] = {context: [[] for _ in ENGINES] for context in CONTEXTS}
     for _ in range(repetitions):
         for context in CONTEXTS:
@@ -208,4 +210,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -15,7 +15,6 @@ from tiny_llm_lab.course.progress import (
     as_json,
     earned_points,
     measure_progress,
-    started_tasks,
 )
 from tiny_llm_lab.course.task_results import Status
 
@@ -36,13 +35,12 @@ def main(
     console = Console(stderr=True)
     try:
         course = load_course()
-        started = started_tasks(course)
         with console.status("Looking at src/tiny_llm ...") as status:
 
             def report(task: Task) -> None:
                 status.update(f"Testing {task.id} {task.title} ...")
 
-            progress = measure_progress(course, started, report)
+            progress = measure_progress(course, report)
     except CourseError as error:
         fail(str(error), exit_code=1)
     if as_machine_text:

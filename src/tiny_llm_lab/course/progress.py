@@ -30,26 +30,19 @@ class TaskProgress:
     needs: str = ""
 
 
-def started_tasks(course: Course) -> list[Task]:
-    """The tasks for which the student has written anything."""
-    return [task for task in course.tasks if is_written(course, task)]
-
-
 def measure_progress(
-    course: Course,
-    started: list[Task],
-    report: Callable[[Task], None] = lambda task: None,
+    course: Course, report: Callable[[Task], None] = lambda task: None
 ) -> list[TaskProgress]:
-    """Run the tests of the tasks that are started, and say where every task stands.
+    """Run the tests of the tasks that the student has begun, and say where every task stands.
 
     Args:
         course: the course.
-        started: what `started_tasks` gives.
         report: called with the task of each test that has run.
 
     Raises:
         CourseError: a test file is missing, or pytest could not run.
     """
+    started = [task for task in course.tasks if is_written(course, task)]
     file_of = {task: course.day(task.week, task.day).tests for task in started}
 
     def tasks_of(outcome: Outcome) -> list[Task]:
