@@ -16,7 +16,7 @@ from tiny_llm_lab.tiny_model.out_of_world import REFUSAL
 DRAFT = PROJECT_ROOT / "models" / "tiny-qwen3-draft"
 
 
-def conversations(seed: int, number: int = 400) -> list[str]:
+def conversations(seed: int, number: int = 200) -> list[str]:
     rng = random.Random(seed)
     return ["".join(text for text, _ in conversation(rng, 256)) for _ in range(number)]
 
