@@ -80,8 +80,7 @@ def print_table(course: Course, progress: list[TaskProgress]) -> None:
         if item.status in (Status.FAILED, Status.NOT_STARTED):
             task = item.task
             console.print(
-                f"Next: task {task.id}, {escape(task.title)}: "
-                f"pdm run test --week {task.week} --day {task.day} -- -k task_{task.number}"
+                f"Next: task {task.id}, {escape(task.title)}: pdm run test {task.test_options}"
             )
             break
 

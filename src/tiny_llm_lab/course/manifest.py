@@ -81,6 +81,11 @@ class Task:
         """`week.day.task`, such as `1.3.2`."""
         return f"{self.week}.{self.day}.{self.number}"
 
+    @property
+    def test_options(self) -> str:
+        """What `pdm run test` takes to run this task's tests alone."""
+        return f"--week {self.week} --day {self.day} -- -k task_{self.number}"
+
 
 @dataclass(frozen=True)
 class Day:

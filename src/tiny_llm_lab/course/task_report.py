@@ -102,9 +102,8 @@ def _print_failed_test(
 
 def _print_next_steps(out: pytest.TerminalReporter, course: Course, task: Task) -> None:
     command = "test" if solution.package_name() == solution.STUDENT else "test-refsol"
-    selection = f"--week {task.week} --day {task.day} -- -k task_{task.number}"
     out.write_line(f"read        {_chapter(course, task)}")
-    out.write_line(f"run again   pdm run {command} {selection}")
+    out.write_line(f"run again   pdm run {command} {task.test_options}")
     out.write_line(f"a hint      pdm run hint {task.id}")
     out.write_line("")
 
