@@ -43,6 +43,8 @@ def make_sampler(
     def sample(logprobs: mx.array) -> mx.array:
         if temp == 0:
             return mx.argmax(logprobs, axis=-1)
+        # Sums and quotients below need more than half precision.
+        logprobs = logprobs.astype(mx.float32)
         # Descending order, and for each token its place in that order: rank 0 is the most probable.
         order = mx.argsort(-logprobs, axis=-1)
         rank = mx.argsort(order, axis=-1)
@@ -51,7 +53,7 @@ def make_sampler(
         if top_k:
             keep = keep & (rank < top_k)
         if top_p:
-            probs = mx.exp(mx.take_along_axis(logprobs, order, axis=-1).astype(mx.float32))
+            probs = mx.exp(mx.take_along_axis(logprobs, order, axis=-1))
             mass_before = mx.cumsum(probs, axis=-1, inclusive=False)
             keep = keep & mx.take_along_axis(mass_before < top_p, rank, axis=-1)
         filtered = mx.where(allowed | keep, logprobs, -mx.inf)
