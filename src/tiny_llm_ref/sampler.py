@@ -48,15 +48,15 @@ def make_sampler(
         # Descending order, and for each token its place in that order: rank 0 is the most probable.
         order = mx.argsort(-logprobs, axis=-1)
         rank = mx.argsort(order, axis=-1)
-        allowed = rank == 0
-        keep = mx.ones_like(allowed)
+        filtered = logprobs
         if top_k:
-            keep = keep & (rank < top_k)
+            filtered = mx.where(rank < top_k, filtered, -mx.inf)
         if top_p:
+            # A token stays if the more probable ones do not reach top_p without it.
             probs = mx.exp(mx.take_along_axis(logprobs, order, axis=-1))
             mass_before = mx.cumsum(probs, axis=-1, inclusive=False)
-            keep = keep & mx.take_along_axis(mass_before < top_p, rank, axis=-1)
-        filtered = mx.where(allowed | keep, logprobs, -mx.inf)
+            in_nucleus = mx.take_along_axis(mass_before < top_p, rank, axis=-1)
+            filtered = mx.where(in_nucleus, filtered, -mx.inf)
         return mx.random.categorical(filtered / temp, axis=-1)
 
     return sample
