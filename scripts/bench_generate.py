@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from draw_figures import ACCENT, ACCENT_2, FIGURES, MUTED, Figure, Point
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.cli import fail, run
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
 

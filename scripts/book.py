@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.book.strict import build, read_log, run_mdbook
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
 
 BOOK = PROJECT_ROOT / "book"
 HOST = "127.0.0.1"

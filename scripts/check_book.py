@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.book.examples import check_examples
 from tiny_llm_lab.book.strict import build, chapters_of
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
 
 BOOK = PROJECT_ROOT / "book"
 

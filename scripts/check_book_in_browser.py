@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import track
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.book.strict import build
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

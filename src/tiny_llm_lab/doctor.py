@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .course.manifest import PROJECT_ROOT
+from tiny_llm_lab import PROJECT_ROOT
 
 FREE_DISK_GB = 2
 REINSTALL = "run `pdm sync -G dev`"

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .course.manifest import PROJECT_ROOT
+from tiny_llm_lab import PROJECT_ROOT
 
 # Where a model name leads: a folder of this repository, or a repository on the Hugging Face Hub.
 EMBEDDED_MODELS = {"tiny": PROJECT_ROOT / "models" / "tiny-qwen3"}

@@ -2,18 +2,17 @@
 
 import importlib
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tiny_llm_lab import PROJECT_ROOT
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(PROJECT_ROOT / "scripts")
     return importlib.import_module("bench_generate")
 
 
@@ -21,7 +20,7 @@ def test_the_books_table_and_figure_show_the_stored_result(bench: ModuleType) ->
     """Neither is typed: both follow from the JSON (redo them with `--redraw`)."""
     result = json.loads(bench.RESULT.read_text())
     assert bench.RESULT.with_suffix(".md").read_text() == bench.markdown(result)
-    figure = ROOT / "book" / "src" / "figures" / "time-per-token.svg"
+    figure = PROJECT_ROOT / "book" / "src" / "figures" / "time-per-token.svg"
     assert figure.read_text() == bench.draw(result).svg()
 
 

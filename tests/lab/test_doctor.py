@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tiny_llm_lab import doctor
+from tiny_llm_lab import PROJECT_ROOT, doctor
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "doctor.py"
+SCRIPT = PROJECT_ROOT / "scripts" / "doctor.py"
 
 
 def test_a_broken_package_is_a_finding_like_any_other(

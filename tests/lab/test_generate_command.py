@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "generate.py"
+from tiny_llm_lab import PROJECT_ROOT
+
+SCRIPT = PROJECT_ROOT / "scripts" / "generate.py"
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:

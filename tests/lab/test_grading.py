@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["pytester"]
+from tiny_llm_lab import PROJECT_ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+pytest_plugins = ["pytester"]
 
 COURSE = """
 title = "Engines"
@@ -114,7 +114,7 @@ class SmallCourse:
         self.package = pytester.mkpydir("engine")
         pytester.path.joinpath("course.toml").write_text(COURSE)
         pytester.mkdir("tests")
-        shutil.copy(ROOT / "tests" / "conftest.py", self.path("tests/conftest.py"))
+        shutil.copy(PROJECT_ROOT / "tests" / "conftest.py", self.path("tests/conftest.py"))
         self.path("tests/test_week_1_day_1.py").write_text(DAY_1)
         self.path("tests/test_week_1_day_2.py").write_text(DAY_2)
         self.write("doubling", DOUBLE, DOUBLER)
@@ -561,8 +561,8 @@ def pdm_run_test() -> Callable[..., subprocess.CompletedProcess[str]]:
         environment = {**os.environ, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop("TINY_LLM_SOLUTION", None)
         return subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "test.py"), *arguments],
-            cwd=ROOT,
+            [sys.executable, str(PROJECT_ROOT / "scripts" / "test.py"), *arguments],
+            cwd=PROJECT_ROOT,
             env=environment,
             capture_output=True,
             text=True,

@@ -6,8 +6,9 @@ import re
 import mlx.core as mx
 import pytest
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.generation import chat_prompt
-from tiny_llm_lab.models import EMBEDDED_MODELS, PROJECT_ROOT, load_model
+from tiny_llm_lab.models import EMBEDDED_MODELS, load_model
 from tiny_llm_lab.tiny_model import heldout, out_of_world
 from tiny_llm_lab.tiny_model.corpus import GREETING, conversation
 from tiny_llm_lab.tiny_model.evaluation import categories, score

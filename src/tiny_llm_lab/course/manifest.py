@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROJECT_ROOT = Path(__file__).resolve().parents[3]
+from tiny_llm_lab import PROJECT_ROOT
 
 HINT_LEVELS = 3
 
