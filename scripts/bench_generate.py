@@ -21,8 +21,8 @@ from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from rich.console import Console
 from rich.table import Table
 
-from draw_figures import ACCENT, ACCENT_2, FIGURES, MUTED, Figure, Point
 from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.book.drawing import ACCENT, ACCENT_2, FIGURES, MUTED, Figure, Point
 from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
