@@ -308,10 +308,13 @@ def test_message_for_a_wrong_token() -> None:
         lambda: assert_tokens_equal([*tokens[:9], 7, *tokens[10:]], tokens, what="the tokens")
     )
     assert message == (
-        "the tokens: token 9 is 7, expected 109.\n"
+        "the tokens: index 9 has token id 7, expected 109.\n"
         "  expected   [..., 105, 106, 107, 108, 109, 110, 111, 112, ...]\n"
         "  got        [..., 105, 106, 107, 108, 7, 110, 111, 112, ...]"
     )
+    assert message_of(
+        lambda: assert_tokens_equal(mx.array([5, 0]), [5, 4], what="the draws", place="row")
+    ).startswith("the draws: row 1 has token id 0, expected 4.\n")
 
 
 def test_message_for_missing_tokens() -> None:
@@ -456,7 +459,9 @@ def test_messages_for_distributions() -> None:
                 draws, [0.6, 0.2, 0.2, 0.0], what="draws", names=list("abcd")
             )
         )
-        == "draws: d is drawn, but has probability 0.\n  got        80 of 1,000 draws"
+        == "draws: d is drawn, but has probability 0.\n"
+        "  expected   only a, b, c\n"
+        "  got        80 of 1,000 draws"
     )
     assert message_of(lambda: assert_distribution([0, 7], [0.5, 0.5], what="draws")) == (
         "draws: token 7 is drawn, but the ids are 0 to 1."

@@ -132,7 +132,7 @@ def assert_close(
         raise CheckFailure(_wrong_elements(what, got, oracle, error, tolerance, wrong, names))
 
 
-def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
+def assert_tokens_equal(actual: Any, expected: Any, *, what: str, place: str = "index") -> None:
     """Compare token ids exactly: an integer `mx.array` of any integer dtype, or a list of ints.
 
     Args:
@@ -140,6 +140,7 @@ def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
         expected: an `mx.array` or anything `np.asarray` takes, of the shape that `actual` must
             have.
         what: names the result for the student.
+        place: what the tokens are counted by: `row`, if there is one for each row.
 
     Raises:
         CheckFailure: naming the first token that differs, with its neighbours.
@@ -160,7 +161,7 @@ def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
     if first == common:
         headline = f"{what}: {len(got)} tokens, expected {len(wanted)}."
     else:
-        headline = f"{what}: token {first} is {got[first]}, expected {wanted[first]}."
+        headline = f"{what}: {place} {first} has token id {got[first]}, expected {wanted[first]}."
     start = max(0, first - SHOWN // 2)
     raise CheckFailure(
         f"{headline}\n  expected   {_excerpt(wanted, start)}\n  got        {_excerpt(got, start)}"
@@ -290,8 +291,11 @@ def assert_distribution(
     impossible = np.flatnonzero((share > 0) & (expected <= 0))
     if len(impossible):
         token = int(impossible[0])
+        possible = [name(int(index)) for index in np.flatnonzero(expected > 0)]
+        more = ", ..." if len(possible) > SHOWN else ""
         raise CheckFailure(
             f"{what}: {name(token)} is drawn, but has probability 0.\n"
+            f"  expected   only {', '.join(possible[:SHOWN])}{more}\n"
             f"  got        {np.count_nonzero(drawn == token):,} of {len(drawn):,} draws"
         )
     surprise = len(drawn) * _relative_entropy(share, expected)
