@@ -11,16 +11,18 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.cli import fail, run
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 1
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Where the model folders go.")] = ROOT / "models",
+    output: Annotated[Path, typer.Option(help="Where the model folders go.")] = (
+        PROJECT_ROOT / "models"
+    ),
     work: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = (
-        ROOT / ".tiny-llm" / "training"
+        PROJECT_ROOT / ".tiny-llm" / "training"
     ),
     only: Annotated[str | None, typer.Option(help="tiny-qwen3 or tiny-qwen3-draft.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for all cores.")] = 0,
@@ -89,4 +91,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)
