@@ -14,8 +14,8 @@ from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.consistency import check_consistency
 from tiny_llm_lab.course.graded_tests import Outcome
 from tiny_llm_lab.course.manifest import CourseError, load_course
-from tiny_llm_lab.course.skeleton import written
 from tiny_llm_lab.course.states import check_last_state, check_skeleton, check_state, state_name
+from tiny_llm_lab.course.student_work import written_symbols
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         problems = check_consistency(course)
         # Without a skeleton that can be generated there is no state to run tests on.
         problems = problems or [*check_skeleton(course), *check_last_state(course)]
-        work = written(course)
+        work = written_symbols(course)
     except CourseError as error:
         fail(str(error), exit_code=1)
     if work:

@@ -10,7 +10,8 @@ import typer
 
 from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.manifest import CourseError, load_course
-from tiny_llm_lab.course.skeleton import differences, write_skeleton, written
+from tiny_llm_lab.course.skeleton import differences
+from tiny_llm_lab.course.student_work import write_skeleton, written_symbols
 
 
 def main(
@@ -27,7 +28,7 @@ def main(
             print("src/tiny_llm is generated from src/tiny_llm_ref.")
             return
         problems = differences(course)
-        work = written(course)
+        work = written_symbols(course)
     except CourseError as error:
         fail(str(error), exit_code=1)
     if work:

@@ -7,7 +7,7 @@ Day 2: tasks 1 and 2 share `basics.power`, task 3 is a region of `cpp/add.cpp`.
 from pathlib import Path
 
 from tiny_llm_lab.course.manifest import Course, load_course
-from tiny_llm_lab.course.skeleton import write_skeleton
+from tiny_llm_lab.course.student_work import write_skeleton
 
 MANIFEST = """\
 title = "arithmetic"

@@ -8,7 +8,8 @@ from synthetic_course import edit, make_course
 from tiny_llm_lab.course import states
 from tiny_llm_lab.course.graded_tests import Outcome
 from tiny_llm_lab.course.manifest import Course
-from tiny_llm_lab.course.skeleton import build_package, read_package
+from tiny_llm_lab.course.packages import read_package
+from tiny_llm_lab.course.skeleton import build_package
 from tiny_llm_lab.course.states import check_last_state, check_skeleton, check_state, write_state
 
 TESTS_1 = "tests/test_week_1_day_1.py"

@@ -9,7 +9,8 @@ from typing import Any
 
 from .graded_tests import Outcome, list_task_tests, run_tests
 from .manifest import Course, Task
-from .skeleton import is_written, stub_of_another_task
+from .skeleton import stub_of_another_task
+from .student_work import is_begun
 from .task_results import Status, task_status
 
 
@@ -42,7 +43,7 @@ def measure_progress(
     Raises:
         CourseError: a test file is missing, or pytest could not run.
     """
-    started = [task for task in course.tasks if is_written(course, task)]
+    started = [task for task in course.tasks if is_begun(course, task)]
     file_of = {task: course.day(task.week, task.day).tests for task in started}
 
     def tasks_of(outcome: Outcome) -> list[Task]:
