@@ -18,7 +18,6 @@ from tiny_llm_lab import PROJECT_ROOT
 pytest_plugins = ["pytester"]
 
 COURSE = """
-title = "Engines"
 given = []
 
 [[week]]

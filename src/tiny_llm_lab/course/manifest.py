@@ -2,7 +2,6 @@
 
 The keys of course.toml, all required unless a default is given:
 
-    title                 the name of the course
     given                 definitions of the reference that the skeleton keeps whole, written as
                           symbols are (`models.Config`); default none
     [[week]]              number, title, chapter (its overview, a file of book/src)
@@ -128,7 +127,6 @@ class Course:
     """
 
     root: Path
-    title: str
     given: tuple[Symbol, ...]
     weeks: tuple[Week, ...]
 
@@ -212,12 +210,9 @@ def load_course(root: Path = PROJECT_ROOT) -> Course:
         raise CourseError(f"{path} is missing.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CourseError(f"{path} is not valid TOML: {error}.") from error
-    table = _check_table(
-        {"given": [], **data}, "course.toml", {"title": str, "given": list, "week": list}
-    )
+    table = _check_table({"given": [], **data}, "course.toml", {"given": list, "week": list})
     course = Course(
         root=root,
-        title=table["title"],
         given=_symbols(table["given"], "given"),
         weeks=tuple(_week(*item) for item in _numbered(table["week"], "week", "")),
     )
