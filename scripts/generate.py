@@ -106,7 +106,8 @@ def main(
             fail(f"Your solution is not there yet: {error}", exit_code=1)
         lines = failure.describe(error, None, package_folder())
         fail("\n".join(["", "Your solution fails.", *lines]), exit_code=1)
-    print(f"\n\n{solution.value} | {model} | {times}", file=sys.stderr)
+    print()
+    print(f"\n{solution.value} | {model} | {times}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The state of every task, from untouched to done."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 from synthetic_course import edit, make_course
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.course.manifest import Course, Task
 from tiny_llm_lab.course.progress import (
     as_json,
@@ -74,15 +76,33 @@ def test_not_implemented_error_of_a_library_is_a_failure(course: Course) -> None
     assert measure_progress(course)[0].status == "failed"
 
 
-def test_a_file_that_cannot_be_imported_fails_its_tasks(course: Course) -> None:
-    edit(course, "src/tiny_llm/basics.py", DOUBLE, "return 2 * (x")
-    assert [item.status for item in measure_progress(course)] == [
-        "failed",
-        "not started",
-        "failed",
-        "failed",
-        "not started",
+def test_a_module_that_cannot_be_imported_hides_no_other(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(course, "src/tiny_llm/basics.py", POWER, "return x**n")
+    shapes = course.student / "shapes.py"
+    shapes.write_text((course.reference / "shapes.py").read_text() + "def foo(:\n")
+    progress = measure_progress(course)
+    assert [(item.status, item.passed, item.tests) for item in progress] == [
+        ("not started", 0, 0),
+        ("cannot be tested", 0, 0),
+        ("passed", 1, 1),
+        ("passed", 1, 1),
+        ("not started", 0, 0),
     ]
+    monkeypatch.syspath_prepend(PROJECT_ROOT / "scripts")
+    progress_command = importlib.import_module("progress")
+    progress_command.print_broken_days(course, progress)
+    progress_command.print_table(course, progress)
+    printed = capsys.readouterr().out
+    place = f"src/tiny_llm/shapes.py:{len(shapes.read_text().splitlines())}"
+    assert printed.startswith(
+        "Day 1.1 cannot be tested.\n"
+        "  SyntaxError: invalid syntax\n"
+        f"    look at    {place}\n"
+        "               def foo(:\n\n"
+    )
+    assert printed.endswith(f"Next: repair {place}, then run again.\n")
 
 
 def test_a_skip_is_not_a_pass(course: Course) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .manifest import Course, CourseError, Day, Task
+from .manifest import Course, CourseError, Day
 
 # How `pdm run test` and everything else here runs pytest: a file that cannot be imported must not
 # keep the others from being tested, and plugins that happen to be installed only take time.
@@ -33,8 +33,10 @@ class Outcome:
         result: `passed`, `failed`, `skipped` or `error` (in a fixture, while collecting, or
             because the process died).
         error: the type of the exception, such as `CheckFailure`; empty if none.
-        message: the message of the exception.
+        message: the message of the exception; for a file that the solution keeps from being
+            imported, the lines that explain why.
         stub: whether a function of the package raised it to say that it is not written yet.
+        place: the file and line of the solution that keep a test file from being imported.
     """
 
     test: str
@@ -42,6 +44,7 @@ class Outcome:
     error: str
     message: str
     stub: bool
+    place: str = ""
 
     @property
     def file(self) -> str:
@@ -75,13 +78,6 @@ def list_tests(course: Course, day: Day) -> list[str]:
         raise CourseError(f"{day.tests}, line {error.lineno}, is not valid Python.") from error
     nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     return [node.name for node in nodes if node.name.startswith(("test", "Test"))]
-
-
-def list_task_tests(course: Course, task: Task) -> list[str]:
-    """pytest's names of the test functions of one task."""
-    day = course.day(task.week, task.day)
-    names = list_tests(course, day)
-    return [f"{day.tests}::{name}" for name in names if task_number(name) == task.number]
 
 
 def run_tests(
