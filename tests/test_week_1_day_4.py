@@ -3,11 +3,10 @@
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import pytest
 from mlx_lm.models import qwen3 as mlx_qwen3
 
 import oracles
-from inputs import float64, half_precision, left_alone, normal
+from inputs import cases, float64, half_precision, left_alone, normal
 from solution import basics, layer_norm, qwen3
 from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly, check
 
@@ -29,7 +28,7 @@ def check_rms_norm(x: mx.array, weight: mx.array, eps: float, what: str) -> None
     )
 
 
-@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids="leading={}".format)
+@cases("leading", (), (3,), (2, 3), (2, 3, 4))
 def test_task_1_rms_norm(leading: tuple[int, ...]) -> None:
     """Each vector is divided by its root mean square, then multiplied by the weight."""
     # Numbers so large that no mistake with the epsilon shows: its own tests are to tell of it.
@@ -51,7 +50,7 @@ def test_task_1_agrees_with_mlx() -> None:
     )
 
 
-@pytest.mark.parametrize("eps", [1e-6, 1e-2], ids="eps={}".format)
+@cases("eps", 1e-6, 1e-2)
 def test_task_1_epsilon_is_inside_the_root(eps: float) -> None:
     """For a vector as small as the root of epsilon, it matters where epsilon is added."""
     x, weight = normal(3, DIM, seed=1, scale=eps**0.5), normal(DIM, seed=2)
@@ -124,7 +123,7 @@ def test_task_1_input_is_left_alone() -> None:
         mx.eval(layer_norm.RMSNorm(DIM, weight)(x))
 
 
-@pytest.mark.parametrize("shape", [(DIM + 1,), (1,), (1, DIM)], ids="shape={}".format)
+@cases("shape", (DIM + 1,), (1,), (1, DIM))
 def test_task_1_other_weight_shapes_are_refused(shape: tuple[int, ...]) -> None:
     """A weight that is not a vector of `dim` numbers raises ValueError."""
     assert_raises_clearly(
@@ -143,7 +142,7 @@ def check_silu(x: mx.array, what: str) -> None:
     assert_close(basics.silu(x), expected, what=what, dtype=x.dtype, magnitude=float64(x))
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 3, 5)], ids="shape={}".format)
+@cases("shape", (5,), (2, 3, 5))
 def test_task_2_silu(shape: tuple[int, ...]) -> None:
     """Every element is multiplied by its sigmoid."""
     check_silu(normal(*shape, seed=1, scale=3.0), f"silu(x), x {shape}")
@@ -211,7 +210,7 @@ def check_mlp(x: mx.array, weights: dict[str, mx.array], what: str) -> None:
     )
 
 
-@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids="leading={}".format)
+@cases("leading", (), (3,), (2, 3), (2, 3, 4))
 def test_task_3_mlp(leading: tuple[int, ...]) -> None:
     """SiLU goes on the gate, its product with up goes through down."""
     x = normal(*leading, E, seed=1)
@@ -244,7 +243,7 @@ def test_task_3_half_precision(dtype: mx.Dtype) -> None:
     check_mlp(x, weights(), "Qwen3MLP(...)(x), x in half precision, weights in float32")
 
 
-@pytest.mark.parametrize("name", ["w_gate", "w_up", "w_down"])
+@cases("name", "w_gate", "w_up", "w_down")
 def test_task_3_other_weight_shapes_are_refused(name: str) -> None:
     """A weight that is transposed raises ValueError in the constructor, not when it is used."""
     wrong = weights() | {name: weights()[name].T}
