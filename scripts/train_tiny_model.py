@@ -42,11 +42,11 @@ def main(
         "tiny-qwen3": Recipe(
             model=ModelConfig(VOCAB_SIZE),
             stages=(
-                Stage(length=128, rows=32, steps=1300, ledger_share=0.8),
-                Stage(length=256, rows=24, steps=900, ledger_share=0.65),
+                Stage(length=128, rows=32, steps=1600, ledger_share=0.8),
+                Stage(length=256, rows=24, steps=1100, ledger_share=0.65),
                 Stage(length=512, rows=12, steps=500, ledger_share=0.65),
-                Stage(length=1024, rows=6, steps=600, ledger_share=0.65),
-                Stage(length=2048, rows=3, steps=160, ledger_share=0.65),
+                Stage(length=1024, rows=6, steps=500, ledger_share=0.65),
+                Stage(length=2048, rows=3, steps=120, ledger_share=0.65),
             ),
             learning_rate=3e-3,
             largest_jump=1024,
