@@ -55,7 +55,7 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
             lines.append(f"             {_shorten(source)}")
     elif task is not None:
         for symbol in task.symbols:
-            tested = _tested_method(symbol, package, lines[0])
+            tested = _tested_method(symbol, package, error)
             place = find_definition(tested, package) or os.path.relpath(package / symbol.file)
             lines.append(f"  look at    {place}")
     return lines
@@ -124,15 +124,18 @@ def _raised_at(error: BaseException, package: Path) -> Location | None:
     return raised_at
 
 
-def _tested_method(symbol: Symbol, package: Path, message: str) -> Symbol:
-    """The method of a class that a check's message is about; the symbol itself if there is none.
+def _tested_method(symbol: Symbol, package: Path, error: BaseException) -> Symbol:
+    """The method of a class that an error is about; the symbol itself if there is none.
 
     The message names the call: `Embedding(...).as_linear(x)`, `RMSNorm(...)(x)`, or `RMSNorm(...)`
-    where the arguments should have been refused.
+    where its arguments should have been refused.
     """
-    named = re.findall(r"\)\.(\w+)\(", message)
-    refuses = " must raise " in message and ")(" not in message
-    for method in (*named, "__init__" if refuses else "__call__"):
+    headline = str(error).strip().partition("\n")[0]
+    methods = re.findall(r"\.(\w+)\(", headline)
+    if isinstance(error, AssertionError):
+        is_about_arguments = re.search(r" raises? ", headline) and ")(" not in headline
+        methods.append("__init__" if is_about_arguments else "__call__")
+    for method in methods:
         tested = Symbol(f"{symbol.text}.{method}")
         if find_definition(tested, package) is not None:
             return tested

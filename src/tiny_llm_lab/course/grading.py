@@ -86,7 +86,6 @@ class Grading:
                 name=name,
                 parameters=parameters.removesuffix("]"),
                 place=f"{file}:{(line or 0) + 1}",
-                parameter_names=list(item.callspec.params) if parameters else [],
                 purpose=" ".join(purpose.split()),
             )
 
@@ -192,8 +191,10 @@ class Grading:
             stats.update(everything)
             print_failures(terminalreporter, self.results)
         print_table(terminalreporter, self.results)
-        if exitstatus is pytest.ExitCode.NO_TESTS_COLLECTED and self.results.deselected:
-            print_no_match(terminalreporter, self.results, self.config.getoption("keyword"))
+        keyword = self.config.getoption("keyword")
+        nothing_ran = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        if keyword and nothing_ran and self.results.deselected:
+            print_no_match(terminalreporter, self.results, keyword)
 
     def _is_explained(self, report: Any) -> bool:
         """Whether this plugin reports a test's or a file's result in its own way."""

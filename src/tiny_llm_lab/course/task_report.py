@@ -108,8 +108,8 @@ def _print_failed_tests(
         tests, in_full = failed[names[0]], number < MOST_EXPLAINED
         _print_failed_test(out, tests, _passing(results, tests[0]), in_full=in_full)
         if len(names) > 1:
-            count = "1 more test stops" if len(names) == 2 else f"{len(names) - 1} more tests stop"
-            line = f"{count} at the same line: {_list(names[1:])}"
+            count = "1 more test fails" if len(names) == 2 else f"{len(names) - 1} more tests fail"
+            line = f"{count} in the same way: {_list(names[1:])}"
             out.write_line(textwrap.fill(line, 100, subsequent_indent="  "))
             out.write_line("")
     if len(crashes) > MOST_EXPLAINED:
@@ -142,21 +142,20 @@ def _print_failed_test(
     for line in first.message if in_full else first.message[:1]:
         out.write_line(f"  {line}")
     if in_full:
-        named = len(first.parameter_names) == 1 and "=" not in first.parameters
-        name = f"{first.parameter_names[0]} = " if named else ""
-        # What passes is a clue where it is the exception.
-        listed = {"fails": others, "passes": passing if len(passing) <= len(tests) else []}
-        for verb, group in listed.items():
-            if group:
-                also = " as well" if verb == "fails" else ""
-                parameters = _list([test.parameters for test in group])
-                out.write_line(f"    it {verb} for {name}{parameters}{also}")
+        if others:
+            out.write_line(f"    it fails for {_parameters(others)} as well")
+        if passing and len(passing) <= len(tests):  # otherwise what fails is the clue
+            out.write_line(f"    it passes for {_parameters(passing)}")
     printed = first.printed.splitlines()[-MOST_PRINTED_LINES:]
     if printed and in_full:
         out.write_line("    it printed")
         for line in printed:
             out.write_line(f"      {line}")
     out.write_line("")
+
+
+def _parameters(tests: list[GradedTest]) -> str:
+    return _list([test.parameters for test in tests])
 
 
 def _list(names: list[str]) -> str:

@@ -43,7 +43,6 @@ class GradedTest:
     Attributes:
         name: the test function's name.
         parameters: what a parametrized test is run with, such as `float16-3`; else empty.
-        parameter_names: the names of these, such as `dtype` and `size`.
         place: the test's file and line.
         purpose: the first paragraph of its docstring.
         status: None as long as the test has not run.
@@ -59,7 +58,6 @@ class GradedTest:
     parameters: str
     place: str
     purpose: str
-    parameter_names: list[str] = field(default_factory=list)
     status: Status | None = None
     note: str = ""
     message: list[str] = field(default_factory=list)
