@@ -1,10 +1,9 @@
 """The state of every task, from untouched to done."""
 
 import importlib
-from pathlib import Path
 
 import pytest
-from synthetic_course import edit, make_course
+from synthetic_course import edit
 
 from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.course.manifest import Course, Task
@@ -16,11 +15,6 @@ from tiny_llm_lab.course.progress import (
 
 DOUBLE = 'raise NotImplementedError("Week 1 Day 1, Task 1: Double")'
 POWER = 'raise NotImplementedError("Week 1 Day 2, Tasks 1 and 2")'
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return make_course(tmp_path)
 
 
 def test_untouched_tasks_take_no_test_run(course: Course) -> None:

@@ -1,10 +1,9 @@
 """The student's package, as it is derived from the reference."""
 
 import ast
-from pathlib import Path
 
 import pytest
-from synthetic_course import ADD, BASICS, SHAPES, edit, make_course
+from synthetic_course import ADD, BASICS, SHAPES, edit
 
 from tiny_llm_lab.course.manifest import Course, CourseError, load_course
 from tiny_llm_lab.course.packages import read_package
@@ -77,11 +76,6 @@ int add(int a, int b) {
     // END SOLUTION
 }
 """
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return make_course(tmp_path)
 
 
 def test_bodies_become_stubs_and_the_rest_stays(course: Course) -> None:

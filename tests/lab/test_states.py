@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from synthetic_course import edit, make_course
+from synthetic_course import edit
 
 from tiny_llm_lab.course import states
 from tiny_llm_lab.course.graded_tests import Outcome
@@ -14,11 +14,6 @@ from tiny_llm_lab.course.states import check_last_state, check_skeleton, check_s
 
 TESTS_1 = "tests/test_week_1_day_1.py"
 TESTS_2 = "tests/test_week_1_day_2.py"
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return make_course(tmp_path)
 
 
 def test_a_state_is_a_package(course: Course, tmp_path: Path) -> None:

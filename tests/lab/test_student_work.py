@@ -1,18 +1,11 @@
 """What a student has written: it is found, and never overwritten."""
 
-from pathlib import Path
-
 import pytest
-from synthetic_course import edit, make_course
+from synthetic_course import edit
 
 from tiny_llm_lab.course.manifest import Course, CourseError
 from tiny_llm_lab.course.packages import read_package
 from tiny_llm_lab.course.student_work import is_begun, write_skeleton, written_symbols
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return make_course(tmp_path)
 
 
 @pytest.mark.parametrize(
