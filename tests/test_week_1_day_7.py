@@ -61,7 +61,7 @@ def draw(
 def assert_drawn(
     tokens: mx.array, expected: np.ndarray, mistakes: list[tuple[np.ndarray, str]], *, what: str
 ) -> None:
-    """Check the distribution; if it is that of a known mistake, say so.
+    """Check the distribution; if it is that of a known mistake, name the one that fits best.
 
     Args:
         mistakes: distributions that come out by mistake, each with what to say about it.
@@ -77,10 +77,12 @@ def assert_drawn(
     try:
         assert_distribution(tokens, expected, what=what)
     except CheckFailure as failure:
-        for distribution, mistake in mistakes:
-            if drawn_from(distribution):
-                raise CheckFailure(f"{failure}\n  {mistake}") from None
-        raise
+        fitting = [mistake for mistake in mistakes if drawn_from(mistake[0])]
+        if not fitting:
+            raise
+        counts = np.bincount(np.array(tokens).reshape(-1), minlength=len(expected))
+        _, best = max(fitting, key=lambda m: np.sum(counts * np.log(np.maximum(m[0], 1e-9))))
+        raise CheckFailure(f"{failure}\n  {best}") from None
 
 
 def not_mapped_back(kept: np.ndarray) -> list[tuple[np.ndarray, str]]:
