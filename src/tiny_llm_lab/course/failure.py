@@ -62,7 +62,12 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
 
 
 def place(error: BaseException, package: Path) -> str:
-    """The line of the package that raised `error`, as `src/tiny_llm/attention.py:55`, or ""."""
+    """The line of the package to repair, as `src/tiny_llm/attention.py:55`, or "".
+
+    An import of what the package does not hold is not named: it may well be right.
+    """
+    if _missing_name(error, package):
+        return ""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{os.path.relpath(error.filename)}:{error.lineno}"
     raised_at = _raised_at(error, package)
