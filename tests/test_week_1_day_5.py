@@ -190,8 +190,8 @@ def assert_attention(
             return False
         return True
 
+    expected = reference(x.astype(mx.float32), mask)
     try:
-        expected = reference(x.astype(mx.float32), mask)
         assert_matches(attend(x, mask=mask), expected, model, what=what, dtype=x.dtype)
     except CheckFailure as failure:
         for mistake in MISTAKES:
