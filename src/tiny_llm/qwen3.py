@@ -188,6 +188,8 @@ class Qwen3Model:
     def __init__(self, mlx_model: Any) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
 
+        Later changes of that model do not change this one.
+
         Args:
             mlx_model: an `mlx_lm.models.qwen3.Model`, quantized or not. `.args` holds its
                 dimensions; `dense_weight(layer)` from `tiny_llm_lab.models` gives the weight of
