@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 
 import oracles
-from inputs import cases, float64, half_precision, left_alone, normal
+from inputs import cases, float64, half_precision, normal
 from solution import positional_encoding
-from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
+from tiny_llm_lab.course.checks import arguments_unchanged, assert_close, assert_raises_clearly
 
 # All different, also from D / 2, so that no axis can be taken for another.
 B, L, H, D = 2, 5, 3, 8
@@ -136,7 +136,7 @@ def test_task_1_input_is_left_alone() -> None:
     """The caller's x is the same after the call."""
     x = normal(B, L, H, D, seed=1)
     rope = positional_encoding.RoPE(D, SEQ_LEN, traditional=True)
-    with left_alone(x, "RoPE(..., traditional=True)(x, offset=1)"):
+    with arguments_unchanged("RoPE(..., traditional=True)(x, offset=1)", x=x):
         mx.eval(rope(x, offset=1))
 
 

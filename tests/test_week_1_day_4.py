@@ -6,9 +6,14 @@ import numpy as np
 from mlx_lm.models import qwen3 as mlx_qwen3
 
 import oracles
-from inputs import cases, float64, half_precision, left_alone, normal
+from inputs import cases, float64, half_precision, normal
 from solution import basics, layer_norm, qwen3
-from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly, check
+from tiny_llm_lab.course.checks import (
+    arguments_unchanged,
+    assert_close,
+    assert_raises_clearly,
+    check,
+)
 
 # --- Task 1: RMSNorm ------------------------------------------------------------------------
 
@@ -119,7 +124,7 @@ def test_task_1_squares_are_not_rounded_to_bfloat16() -> None:
 def test_task_1_input_is_left_alone() -> None:
     """The caller's x is the same after the call."""
     x, weight = normal(3, DIM, seed=1), normal(DIM, seed=2)
-    with left_alone(x, f"RMSNorm({DIM}, weight)(x)"):
+    with arguments_unchanged(f"RMSNorm({DIM}, weight)(x)", x=x):
         mx.eval(layer_norm.RMSNorm(DIM, weight)(x))
 
 
@@ -171,7 +176,7 @@ def test_task_2_half_precision(dtype: mx.Dtype) -> None:
 def test_task_2_input_is_left_alone() -> None:
     """The caller's x is the same after the call."""
     x = normal(5, seed=1)
-    with left_alone(x, "silu(x)"):
+    with arguments_unchanged("silu(x)", x=x):
         mx.eval(basics.silu(x))
 
 
