@@ -24,11 +24,13 @@ from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from rich.console import Console
 from rich.table import Table
 
-from draw_figures import ACCENT, ACCENT_2, FIGURES, INK, MUTED, Figure, Point
+from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.book.drawing import ACCENT, ACCENT_2, FIGURES, INK, MUTED, Figure, Point
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
 
-BENCHES = Path(__file__).resolve().parent.parent / "benches"
+BENCHES = PROJECT_ROOT / "benches"
 CONTEXTS = [64, 128, 256, 512, 1024]
 ENGINES = ["no cache", "KV cache", "mlx-lm"]
 
@@ -117,7 +119,7 @@ def measure(repetitions: int) -> dict[str, Any]:
     steps = {context: make_steps(model, mlx_model, tokens[:context]) for context in CONTEXTS}
     for context, engines in steps.items():  # This is also the warm-up.
         if len({step() for step in engines.values()}) > 1:
-            raise SystemExit(f"the engines disagree on the token after {context} tokens")
+            fail(f"The engines disagree on the token after {context} tokens.", exit_code=1)
     times: dict[tuple[int, str], list[float]] = {
         (context, engine): [] for context in CONTEXTS for engine in ENGINES
     }
@@ -280,4 +282,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -2,38 +2,43 @@
 
 import signal
 import socket
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.book.strict import build, read_log, run_mdbook
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
+from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.book.strict import MdbookMissing, build, read_log, run_mdbook
+from tiny_llm_lab.cli import fail, run
 
 BOOK = PROJECT_ROOT / "book"
 HOST = "127.0.0.1"
+LAST_PORT = 65535
 
 
 def main(
-    port: Annotated[int, typer.Option(help="The first port to try.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=LAST_PORT, help="The first port to try.")] = 3000,
     build_only: Annotated[
         bool, typer.Option("--build-only", help="Build the pages into book/book and stop.")
     ] = False,
 ) -> None:
     """Build the book and serve it on this machine, rebuilt when a chapter changes."""
-    if build_only:
-        output = BOOK / "book"
-        problems = build(BOOK, output)
-        for problem in problems:
-            print(problem)
-        if problems:
-            raise typer.Exit(1)
-        print(f"The book is built: open {output / 'index.html'}")
-        return
-    with tempfile.TemporaryDirectory() as pages:
-        raise typer.Exit(serve(Path(pages), free_port(port)))
+    try:
+        if build_only:
+            build_pages(BOOK / "book")
+        else:
+            with tempfile.TemporaryDirectory() as pages:
+                raise typer.Exit(serve(Path(pages), free_port(port)))
+    except MdbookMissing as error:
+        fail(str(error), exit_code=1)
+
+
+def build_pages(output: Path) -> None:
+    """Build the pages into a folder, or fail with what must be mended first."""
+    if problems := build(BOOK, output):
+        fail("\n".join(map(str, problems)), exit_code=1)
+    print(f"The book is built: open {output / 'index.html'}")
 
 
 def serve(pages: Path, port: int) -> int:
@@ -58,21 +63,22 @@ def serve(pages: Path, port: int) -> int:
 
 def free_port(first: int) -> int:
     """The first port from `first` on that nothing listens on."""
-    for port in range(first, first + 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    print(f"No port from {first} to {first + 99} is free: name another with --port.")
-    raise typer.Exit(1)
+    last = min(first + 99, LAST_PORT)
+    port = next(filter(is_free, range(first, last + 1)), None)
+    if port is None:
+        fail(f"No port from {first} to {last} is free: name another with --port.", exit_code=1)
+    return port
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 if __name__ == "__main__":
-    # `pdm run book -- --build-only` hands the -- on.
-    sys.argv = [argument for argument in sys.argv if argument != "--"]
-    try:
-        typer.run(main)
-    except FileNotFoundError as error:
-        sys.exit(str(error))
+    run(main)

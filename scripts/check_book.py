@@ -1,13 +1,13 @@
 """`pdm run check-book`: the strict build of the book, with every example executed."""
 
-import sys
 from typing import Annotated
 
 import typer
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.book.examples import check_examples
-from tiny_llm_lab.book.strict import build, chapters_of
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
+from tiny_llm_lab.book.strict import MdbookMissing, build, chapters_of
+from tiny_llm_lab.cli import fail, run
 
 BOOK = PROJECT_ROOT / "book"
 
@@ -24,19 +24,15 @@ def main(
         path = BOOK / "src" / chapter
         if path.is_file():  # The build reports a chapter that is missing.
             problems += check_examples(path, f"book/src/{chapter}", "tiny_llm_ref", fix)
-    problems += build(BOOK, BOOK / "book")
-    for problem in dict.fromkeys(problems):
-        print(problem)
+    try:
+        problems += build(BOOK, BOOK / "book")
+    except MdbookMissing as error:
+        fail(str(error), exit_code=1)
     if problems:
-        print(f"{len(set(problems))} problems in the book.")
-        raise typer.Exit(1)
+        lines = list(map(str, dict.fromkeys(problems)))
+        fail("\n".join([*lines, f"{len(lines)} problems in the book."]), exit_code=1)
     print(f"The book is sound: {len(chapters)} chapters, built into book/book.")
 
 
 if __name__ == "__main__":
-    # `pdm run check-book -- --fix` hands the -- on.
-    sys.argv = [argument for argument in sys.argv if argument != "--"]
-    try:
-        typer.run(main)
-    except FileNotFoundError as error:
-        sys.exit(str(error))
+    run(main)

@@ -8,7 +8,6 @@ is no browser.
 import functools
 import http.server
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import track
 
-from tiny_llm_lab.book.strict import build
-from tiny_llm_lab.course.manifest import PROJECT_ROOT
+from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.book.strict import MdbookMissing, build
+from tiny_llm_lab.cli import fail, run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -67,36 +67,39 @@ FIND_CUT_OFF = """() => Array.from(document.querySelectorAll("main *"))
     .map((e) => e.textContent.trim().slice(0, 60))"""
 
 
-def main() -> int:
-    """Check every page; return the exit code."""
-    console = Console(highlight=False, soft_wrap=True)
+def main() -> None:
+    """Open every page of the book in a headless Chromium; exit code 3 if there is none."""
     try:
         from axe_playwright_python.sync_playwright import Axe
         from playwright.sync_api import sync_playwright
     except ImportError:
-        console.print("Not verified: the browser packages are missing; run pdm sync -G browser.")
-        return NOT_VERIFIED
+        fail(
+            "Not verified: the browser packages are missing; run pdm sync -G browser.",
+            exit_code=NOT_VERIFIED,
+        )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         found = filter(None, map(shutil.which, (*BROWSERS, playwright.chromium.executable_path)))
         executable = next(found, None)
         if executable is None:
-            console.print(
+            fail(
                 "Not verified: there is no Chromium; install one (apt-get install chromium) or run "
-                "pdm run playwright install chromium."
+                "pdm run playwright install chromium.",
+                exit_code=NOT_VERIFIED,
             )
-            return NOT_VERIFIED
-        problems = [str(problem) for problem in build(PROJECT_ROOT / "book", Path(folder))]
+        try:
+            problems = [str(problem) for problem in build(PROJECT_ROOT / "book", Path(folder))]
+        except MdbookMissing as error:
+            fail(str(error), exit_code=1)
         if not problems:
             browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
             with serve(Path(folder)) as address:
-                problems = check_pages(browser, address, Path(folder), Axe(), console)
+                problems = check_pages(browser, address, Path(folder), Axe())
                 for check in (check_search, check_keyboard, check_print):
                     problems += check(browser, address)
             browser.close()
-    for problem in problems:
-        console.print(problem, markup=False)
-    console.print(f"{len(problems)} problems." if problems else "No problems in the browser.")
-    return 1 if problems else 0
+    if problems:
+        fail("\n".join([*problems, f"{len(problems)} problems."]), exit_code=1)
+    print("No problems in the browser.")
 
 
 @contextmanager
@@ -116,14 +119,13 @@ def serve(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def check_pages(
-    browser: "Browser", address: str, folder: Path, axe: Any, console: Console
-) -> list[str]:
+def check_pages(browser: "Browser", address: str, folder: Path, axe: Any) -> list[str]:
     """Open every page in every theme and width."""
     # toc.html is shown only where scripts are off, inside the other pages.
     pages = sorted(path.name for path in folder.glob("*.html") if path.name != "toc.html")
     visits = [(page, theme, width) for theme in THEMES for width in WIDTHS for page in pages]
     problems = []
+    console = Console(stderr=True)
     for name, theme, width in track(visits, "Opening pages", console=console, transient=True):
         context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})
         page = context.new_page()
@@ -224,4 +226,4 @@ def check_print(browser: "Browser", address: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -8,15 +8,14 @@ day N+1 fails. See `tiny_llm_lab.course.consistency` and `tiny_llm_lab.course.st
 import time
 from collections import Counter
 
-import typer
 from rich.console import Console
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.consistency import check_consistency
 from tiny_llm_lab.course.graded_tests import Outcome
 from tiny_llm_lab.course.manifest import CourseError, load_course
-from tiny_llm_lab.course.skeleton import written
 from tiny_llm_lab.course.states import check_last_state, check_skeleton, check_state, state_name
+from tiny_llm_lab.course.student_work import written_symbols
 
 
 def main() -> None:
@@ -27,13 +26,13 @@ def main() -> None:
         problems = check_consistency(course)
         # Without a skeleton that can be generated there is no state to run tests on.
         problems = problems or [*check_skeleton(course), *check_last_state(course)]
-        work = written(course)
+        work = written_symbols(course)
     except CourseError as error:
         fail(str(error), exit_code=1)
     if work:
         print(
-            f"src/tiny_llm holds a student's work (in {len(work)} functions), as it is meant to: "
-            "it is not compared with the generated skeleton, and the states are made without it."
+            "src/tiny_llm holds a student's work, as it is meant to: it is not compared with the "
+            "generated skeleton, and the states are made without it."
         )
     for through in () if problems else (None, *course.days):
         results: Counter[str] = Counter()
@@ -55,6 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

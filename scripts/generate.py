@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.solution import (
     ENVIRONMENT_VARIABLE,
     REFERENCE,
@@ -99,9 +99,6 @@ def main(
             times = generation.generate_with_solution(
                 PACKAGES[solution], mlx_model, tokenizer, text, settings, print_text
             )
-    except KeyboardInterrupt:
-        print()
-        fail("Stopped.", exit_code=130)
     except Exception as error:
         if solution is not Solution.student:
             raise
@@ -109,10 +106,9 @@ def main(
             fail(f"Your solution is not there yet: {error}", exit_code=1)
         lines = failure.describe(error, None, package_folder())
         fail("\n".join(["", "Your solution fails.", *lines]), exit_code=1)
-    print(f"\n\n{solution.value} | {model} | {times}", file=sys.stderr)
+    print()
+    print(f"\n{solution.value} | {model} | {times}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

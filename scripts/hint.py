@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.hints import next_hint, show_hint
 from tiny_llm_lab.course.manifest import CourseError, load_course
 
@@ -33,6 +33,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 
@@ -61,4 +61,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

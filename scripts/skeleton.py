@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.course.manifest import CourseError, load_course
-from tiny_llm_lab.course.skeleton import differences, write_skeleton, written
+from tiny_llm_lab.course.skeleton import differences
+from tiny_llm_lab.course.student_work import write_skeleton, written_symbols
 
 
 def main(
@@ -26,8 +27,8 @@ def main(
             write_skeleton(course)
             print("src/tiny_llm is generated from src/tiny_llm_ref.")
             return
-        problems = [f"src/tiny_llm: {problem}" for problem in differences(course)]
-        work = written(course)
+        problems = differences(course)
+        work = written_symbols(course)
     except CourseError as error:
         fail(str(error), exit_code=1)
     if work:
@@ -40,6 +41,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    run(main)

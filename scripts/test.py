@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab.cli import fail, run
+from tiny_llm_lab.course.graded_tests import PYTEST_OPTIONS
 from tiny_llm_lab.course.manifest import CourseError, load_course
 from tiny_llm_lab.course.solution import ENVIRONMENT_VARIABLE, REFERENCE, STUDENT
 
@@ -53,11 +54,8 @@ def main(
     import pytest
 
     files = [day.tests for day in days]
-    # A file that cannot be imported must not keep the other days from being tested.
-    # Other plugins that happen to be installed only take time.
-    options = ["-q", "--continue-on-collection-errors", "--disable-plugin-autoload"]
-    sys.exit(pytest.main([*files, *options, *(pytest_arguments or [])]))
+    sys.exit(pytest.main([*files, *PYTEST_OPTIONS, *(pytest_arguments or [])]))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -11,16 +11,18 @@ from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail
+from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.cli import fail, run
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 1
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Where the model folders go.")] = ROOT / "models",
+    output: Annotated[Path, typer.Option(help="Where the model folders go.")] = (
+        PROJECT_ROOT / "models"
+    ),
     work: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = (
-        ROOT / ".tiny-llm" / "training"
+        PROJECT_ROOT / ".tiny-llm" / "training"
     ),
     only: Annotated[str | None, typer.Option(help="tiny-qwen3 or tiny-qwen3-draft.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for all cores.")] = 0,
@@ -40,11 +42,11 @@ def main(
         "tiny-qwen3": Recipe(
             model=ModelConfig(VOCAB_SIZE),
             stages=(
-                Stage(length=128, rows=32, steps=1300, ledger_share=0.8),
-                Stage(length=256, rows=24, steps=900, ledger_share=0.65),
+                Stage(length=128, rows=32, steps=1600, ledger_share=0.8),
+                Stage(length=256, rows=24, steps=1100, ledger_share=0.65),
                 Stage(length=512, rows=12, steps=500, ledger_share=0.65),
-                Stage(length=1024, rows=6, steps=600, ledger_share=0.65),
-                Stage(length=2048, rows=3, steps=160, ledger_share=0.65),
+                Stage(length=1024, rows=6, steps=500, ledger_share=0.65),
+                Stage(length=2048, rows=3, steps=120, ledger_share=0.65),
             ),
             learning_rate=3e-3,
             largest_jump=1024,
@@ -89,4 +91,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,18 +1,34 @@
 """Seeded inputs for the graded tests, and float64 copies of them for the oracles."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from tiny_llm_lab.course.checks import check
-
 half_precision = pytest.mark.parametrize(
     "dtype", [mx.float16, mx.bfloat16], ids=["float16", "bfloat16"]
 )
 """Runs a test, which takes `dtype`, in both."""
+
+
+def cases(names: str, *values: Any) -> pytest.MarkDecorator:
+    """Runs a test with each of the values. Reports show them by name, such as `L=3 S=7`.
+
+    Args:
+        names: the parameters of the test that get a value, separated by spaces.
+        values: the values of the parameter, or tuples of values if there are several.
+    """
+    parameters = names.split()
+    rows = values if len(parameters) > 1 else [(value,) for value in values]
+
+    def shown(name: str, value: Any) -> str:
+        if isinstance(value, tuple):
+            value = " x ".join(map(str, value)) or "none"
+        return f"{name}={value}"
+
+    ids = [" ".join(map(shown, parameters, row)) for row in rows]
+    return pytest.mark.parametrize(parameters, rows, ids=ids)
 
 
 def normal(
@@ -27,21 +43,16 @@ def normal(
     return mx.array(numbers.astype(np.float32)).astype(dtype)
 
 
+def halves(*shape: int, seed: int, scale: float, dtype: mx.Dtype = mx.float32) -> mx.array:
+    """Multiples of 1/2, about normally distributed.
+
+    Sums of a few of their products are exact in every dtype, in whatever order they are taken.
+    """
+    return (mx.round(2 * normal(*shape, seed=seed, scale=scale)) / 2).astype(dtype)
+
+
 def float64(x: mx.array | np.ndarray) -> np.ndarray:
     """The values of `x` (as rounded to its dtype), for an oracle to compute with."""
     if isinstance(x, mx.array):
         x = np.array(x.astype(mx.float32))
     return x.astype(np.float64)
-
-
-@contextmanager
-def left_alone(x: mx.array, call: str) -> Iterator[None]:
-    """The block must not change `x`; `call` is what it does with it."""
-    before = float64(x)
-    yield
-    check(
-        np.array_equal(float64(x), before),
-        f"{call} changes its argument.\n"
-        "  expected   the array as it was before the call\n"
-        "  got        other numbers: `x -= y` changes the caller's array, `x = x - y` does not",
-    )

@@ -71,6 +71,56 @@ def random_model(
     return model
 
 
+MISTAKES = (
+    NORM_AFTER_ROPE,
+    ROPE_BY_HEAD,
+    ROPE_OF_NEIGHBOURS,
+    SWAPPED_NORMS,
+    JOINED_TOO_EARLY,
+) = (
+    "QK-norm follows RoPE",
+    "RoPE runs on B x H x L x D, turning by head and not by position",
+    "RoPE pairs neighbours (traditional=True)",
+    "q_norm and k_norm are swapped",
+    "the heads are joined before the axes are swapped back",
+)
+"""What goes wrong most often in Qwen3's attention."""
+
+
+def mistaken_attention(
+    attention: mlx_qwen3.Attention, x: mx.array, mask: mx.array | str | None, mistake: str
+) -> mx.array:
+    """What comes out of mlx-lm's attention with one of the `MISTAKES`."""
+    B, L, _ = x.shape
+    q_norm, k_norm = attention.q_norm, attention.k_norm
+    if mistake == SWAPPED_NORMS:
+        q_norm, k_norm = k_norm, q_norm
+    rope = nn.RoPE(
+        attention.rope.dims,
+        traditional=mistake == ROPE_OF_NEIGHBOURS,
+        base=attention.rope.base,
+    )
+
+    def heads(projection: nn.Linear, count: int, norm: nn.RMSNorm) -> mx.array:
+        """Project `x` to `B x H x L x D`, normalized and rotated."""
+        split = projection(x).reshape(B, L, count, -1)
+        if mistake == ROPE_BY_HEAD:  # MLX takes the last axis but one for the position
+            return rope(norm(split)).swapaxes(1, 2)
+        split = split.swapaxes(1, 2)
+        return norm(rope(split)) if mistake == NORM_AFTER_ROPE else rope(norm(split))
+
+    output = mx.fast.scaled_dot_product_attention(
+        heads(attention.q_proj, attention.n_heads, q_norm),
+        heads(attention.k_proj, attention.n_kv_heads, k_norm),
+        attention.v_proj(x).reshape(B, L, attention.n_kv_heads, -1).swapaxes(1, 2),
+        scale=attention.scale,
+        mask=mask,
+    )
+    if mistake != JOINED_TOO_EARLY:
+        output = output.swapaxes(1, 2)
+    return attention.o_proj(output.reshape(B, L, -1))
+
+
 @functools.cache
 def tiny() -> tuple[Any, Any]:
     """The embedded model and its tokenizer, loaded once for all tests."""

@@ -21,6 +21,7 @@ def attention(
     value: mx.array | np.ndarray,
     scale: float | None = None,
     mask: mx.array | np.ndarray | None = None,
+    exact_scores: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scaled dot-product attention, query by query; `H_q / H_kv` query heads share a key head.
 
@@ -29,7 +30,8 @@ def attention(
 
     Returns:
         The result, and the size of what is rounded on the way to it: the weighted values, and
-        the scores, whose errors become errors of the weights.
+        the scores, whose errors become errors of the weights, unless the inputs are chosen so
+        that the scores are exact.
     """
     q, k, v = float64(query), float64(key), float64(value)
     if q.ndim > 2:
@@ -48,6 +50,8 @@ def attention(
         output[index] = weights @ v[head]
         shifts = np.where(np.isfinite(added[index]), np.abs(added[index]), 0.0)
         score_sizes = scale * np.abs(k[head]) @ np.abs(q[index]) + shifts
+        if exact_scores:
+            score_sizes = np.zeros_like(score_sizes)
         magnitude[index] = (weights * (1 + score_sizes + weights @ score_sizes)) @ np.abs(v[head])
     return output, magnitude
 

@@ -70,8 +70,8 @@ class ScriptedModel:
     """A causal language model that continues one prompt with a script, token by token.
 
     After any prefix of prompt and script it predicts the token that comes next there. After
-    anything else, and after the end of the script, it predicts `decoy`. It notes what it is
-    called with.
+    anything else, and after the end of the script, it predicts `decoy`. It has a logit for each of
+    `vocab_size` token ids. `calls` holds the tokens of each call.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
 """Week 1, day 2: rotary position embedding (RoPE)."""
 
+from itertools import product
+
 import mlx.core as mx
 import numpy as np
-import pytest
 
 import oracles
-from inputs import float64, half_precision, left_alone, normal
+from inputs import cases, float64, half_precision, normal
 from solution import positional_encoding
-from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
+from tiny_llm_lab.course.checks import arguments_unchanged, assert_close, assert_raises_clearly
 
 # All different, also from D / 2, so that no axis can be taken for another.
 B, L, H, D = 2, 5, 3, 8
@@ -21,8 +22,13 @@ def check_rotation(
     *,
     traditional: bool,
     base: float = 10000,
+    rounded_once: bool = False,
 ) -> None:
-    """Rotate `x` and compare with the oracle, in the dtype of `x`."""
+    """Rotate `x` and compare with the oracle, in the dtype of `x`.
+
+    With `rounded_once`, for half precision and small positions: the rotation is in float32, and
+    nothing but its result is rounded to the dtype of `x`.
+    """
     rows, length = x.shape[:2]
     first = np.broadcast_to(np.array(offset), (rows,))
     positions = first[:, None] + np.arange(length)
@@ -32,6 +38,10 @@ def check_rotation(
     if x.dtype == mx.float32:
         # Angles are rounded too, and so are the frequencies: the more, the larger the position.
         magnitude = magnitude * (1 + 4 * positions[:, :, None, None])
+    if rounded_once:
+        # Off by u * expected at most; assert_close allows 8 * u of the magnitude. A sixteenth of
+        # u is far more than the rounding of angles and of the rotation in float32.
+        magnitude = (np.abs(expected) + magnitude / 16) / 8
     rope = positional_encoding.RoPE(x.shape[-1], SEQ_LEN, base=base, traditional=traditional)
     assert_close(
         rope(x, offset),
@@ -98,6 +108,13 @@ def test_task_1_half_precision(dtype: mx.Dtype) -> None:
     check_rotation(normal(B, L, H, D, seed=1, dtype=dtype), SEQ_LEN - L, traditional=True)
 
 
+@half_precision
+def test_task_1_half_precision_rounds_once(dtype: mx.Dtype) -> None:
+    """Cosines, sines and their products are float32; only the result is converted."""
+    x = normal(B, L, H, 4 * D, seed=1, dtype=dtype)
+    check_rotation(x, 0, traditional=True, rounded_once=True)
+
+
 def test_task_1_scores_depend_on_the_distance_only() -> None:
     """A query and a key have the same dot product wherever they stand at the same distance."""
     rope = positional_encoding.RoPE(D, SEQ_LEN, traditional=True)
@@ -119,7 +136,7 @@ def test_task_1_input_is_left_alone() -> None:
     """The caller's x is the same after the call."""
     x = normal(B, L, H, D, seed=1)
     rope = positional_encoding.RoPE(D, SEQ_LEN, traditional=True)
-    with left_alone(x, "RoPE(..., traditional=True)(x, offset=1)"):
+    with arguments_unchanged("RoPE(..., traditional=True)(x, offset=1)", x=x):
         mx.eval(rope(x, offset=1))
 
 
@@ -132,15 +149,15 @@ def test_task_1_odd_dims_are_refused() -> None:
     )
 
 
-@pytest.mark.parametrize(("length", "offset"), [(1, 16), (5, 12), (17, 0), (1, -1)], ids=str)
-def test_task_1_positions_outside_are_refused(length: int, offset: int) -> None:
+@cases("L offset", (1, 16), (5, 12), (17, 0), (1, -1))
+def test_task_1_positions_outside_are_refused(L: int, offset: int) -> None:
     """With seq_len=16, no token may stand before position 0 or after position 15."""
     rope = positional_encoding.RoPE(D, 16, traditional=True)
-    x = normal(1, length, 1, D, seed=1)
+    x = normal(1, L, 1, D, seed=1)
     assert_raises_clearly(
         ValueError,
         lambda: mx.eval(rope(x, offset)),
-        what=f"RoPE(dims={D}, seq_len=16)(x, offset={offset}) with {length} tokens",
+        what=f"RoPE(dims={D}, seq_len=16)(x, offset={offset}) with L = {L}",
     )
 
 
@@ -170,7 +187,7 @@ def test_task_2_is_the_default() -> None:
     )
 
 
-@pytest.mark.parametrize("offset", [7, SEQ_LEN - L])
+@cases("offset", 7, SEQ_LEN - L)
 def test_task_2_base_and_offset(offset: int) -> None:
     """Base and offset mean the same as with pairs of neighbours."""
     check_rotation(normal(B, L, H, D, seed=1), offset, traditional=False, base=1_000_000)
@@ -187,11 +204,17 @@ def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     check_rotation(normal(B, L, H, D, seed=1, dtype=dtype), SEQ_LEN - L, traditional=False)
 
 
+@half_precision
+def test_task_2_half_precision_rounds_once(dtype: mx.Dtype) -> None:
+    """Cosines, sines and their products are float32; only the result is converted."""
+    x = normal(B, L, H, 4 * D, seed=1, dtype=dtype)
+    check_rotation(x, 0, traditional=False, rounded_once=True)
+
+
 # --- Task 3: an offset for every row --------------------------------------------------------
 
 
-@pytest.mark.parametrize("traditional", [True, False], ids=["neighbours", "half a head apart"])
-@pytest.mark.parametrize("form", ["list", "array"])
+@cases("form traditional", *product(["list", "array"], [True, False]))
 def test_task_3_one_offset_per_row(form: str, traditional: bool) -> None:
     """Row b begins at offsets[b], given as a list or as an mx.array."""
     offsets = [40, 0, 7]
@@ -218,6 +241,12 @@ def test_task_3_half_precision() -> None:
     """The positions are not rounded to the dtype of x."""
     x = normal(3, L, H, D, seed=1, dtype=mx.bfloat16)
     check_rotation(x, [SEQ_LEN - L, 0, 1001], traditional=False)
+
+
+def test_task_3_half_precision_rounds_once() -> None:
+    """Cosines, sines and their products are float32; only the result is converted."""
+    x = normal(3, L, H, 4 * D, seed=1, dtype=mx.bfloat16)
+    check_rotation(x, [7, 0, 3], traditional=False, rounded_once=True)
 
 
 def test_task_3_one_offset_for_all_still_works() -> None:

@@ -1,13 +1,20 @@
 """Week 1, day 3: the causal mask and grouped-query attention."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import oracles
-from inputs import half_precision, left_alone, normal
+from inputs import cases, half_precision, halves, normal
 from solution import attention
-from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
+from tiny_llm_lab.course.checks import (
+    arguments_unchanged,
+    assert_close,
+    assert_raises_clearly,
+    dtype_name,
+)
 
 # All different, but for H_KV = B: then a mask that is broadcast along the wrong axis fits too,
 # and the result is wrong instead of an error. Three query heads share a key/value head.
@@ -21,41 +28,36 @@ def visible(L: int, S: int) -> np.ndarray:
     return np.array([[0.0 if s <= S - L + i else -np.inf for s in range(S)] for i in range(L)])
 
 
-@pytest.mark.parametrize("length", [1, 4])
-def test_task_1_as_many_keys_as_queries(length: int) -> None:
-    """Query i sees keys 0 to i: itself and what comes before it."""
+def check_causal_mask(L: int, S: int, dtype: mx.Dtype = mx.float32) -> None:
+    """Compare with the definition."""
     assert_close(
-        attention.causal_mask(length, length, mx.float32),
-        visible(length, length),
-        what=f"causal_mask({length}, {length}, float32)",
-        axes="L S",
-    )
-
-
-@pytest.mark.parametrize(("L", "S"), [(3, 7), (4, 5), (1, 6)])
-def test_task_1_more_keys_than_queries(L: int, S: int) -> None:
-    """The queries are the last ones: the keys of earlier tokens are visible to all of them."""
-    assert_close(
-        attention.causal_mask(L, S, mx.float32),
+        attention.causal_mask(L, S, dtype),
         visible(L, S),
-        what=f"causal_mask({L}, {S}, float32)",
-        axes="L S",
-    )
-
-
-@half_precision
-def test_task_1_dtype(dtype: mx.Dtype) -> None:
-    """The mask has the dtype that is asked for."""
-    assert_close(
-        attention.causal_mask(3, 5, dtype),
-        visible(3, 5),
-        what="causal_mask(3, 5, dtype)",
+        what=f"causal_mask({L}, {S}, {dtype_name(dtype)})",
         dtype=dtype,
         axes="L S",
     )
 
 
-@pytest.mark.parametrize(("L", "S"), [(5, 4), (3, 0)])
+@cases("L S", (4, 4), (1, 1))
+def test_task_1_as_many_keys_as_queries(L: int, S: int) -> None:
+    """Query i sees keys 0 to i: itself and what comes before it."""
+    check_causal_mask(L, S)
+
+
+@cases("L S", (3, 7), (4, 5), (1, 6))
+def test_task_1_more_keys_than_queries(L: int, S: int) -> None:
+    """The queries are the last ones: the keys of earlier tokens are visible to all of them."""
+    check_causal_mask(L, S)
+
+
+@half_precision
+def test_task_1_dtype(dtype: mx.Dtype) -> None:
+    """The mask has the dtype that is asked for."""
+    check_causal_mask(3, 5, dtype)
+
+
+@cases("L S", (5, 4), (3, 0))
 def test_task_1_fewer_keys_than_queries_are_refused(L: int, S: int) -> None:
     """Every query has a key of its own, so there cannot be fewer keys than queries."""
     assert_raises_clearly(
@@ -73,30 +75,28 @@ def inputs(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Query, key and value whose scores differ enough for the weights to be far from uniform."""
     return (
-        normal(*leading, H_q, L, D, seed=1, scale=1.5, dtype=dtype),
-        normal(*leading, H_kv, S, D, seed=2, scale=1.5, dtype=dtype),
+        halves(*leading, H_q, L, D, seed=1, scale=1.5, dtype=dtype),
+        halves(*leading, H_kv, S, D, seed=2, scale=1.5, dtype=dtype),
         normal(*leading, H_kv, S, D, seed=3, dtype=dtype),
     )
 
 
 def check_attention(
-    query: mx.array,
-    key: mx.array,
-    value: mx.array,
-    *,
-    what: str,
-    scale: float | None = None,
-    mask: mx.array | str | None = None,
+    query: mx.array, key: mx.array, value: mx.array, *, what: str, **options: Any
 ) -> None:
-    """Compare with the oracle, in the dtype of the query."""
-    allowed = visible(query.shape[-2], S) if isinstance(mask, str) else mask
-    expected, magnitude = oracles.attention(query, key, value, scale, allowed)
+    """Compare with the oracle, in the dtype of the query. The options are scale and mask."""
+    given = dict(options)
+    if isinstance(given.get("mask"), str):
+        given["mask"] = visible(query.shape[-2], S)
+    # Rounded scores would allow anything in half precision. These are exact: 1 / sqrt(D) is 1/2.
+    half = query.dtype != mx.float32
+    expected, magnitude = oracles.attention(query, key, value, **given, exact_scores=half)
     assert_close(
-        attention.scaled_dot_product_attention_grouped(query, key, value, scale=scale, mask=mask),
+        attention.scaled_dot_product_attention_grouped(query, key, value, **options),
         expected,
         what=what,
         dtype=query.dtype,
-        reduction=D + S,
+        reduction=1 if half else D + S,
         magnitude=magnitude,
         axes="B H_q L D" if query.ndim == 4 else None,
     )
@@ -118,7 +118,7 @@ def check_against_mlx(*, what: str, scale: float, mask: str | None = None) -> No
     )
 
 
-@pytest.mark.parametrize("leading", [(), (3,), (3, 2)], ids=str)
+@cases("leading", (), (3,), (3, 2))
 def test_task_2_grouped_attention(leading: tuple[int, ...]) -> None:
     """Six query heads share two key/value heads, with any number of axes in front."""
     query, key, value = inputs(*leading)
@@ -130,16 +130,12 @@ def test_task_2_grouped_attention(leading: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize(("H_q", "H_kv"), [(4, 2), (6, 3), (3, 3), (3, 1)])
+@cases("H_q H_kv", (4, 2), (6, 3), (3, 3), (3, 1))
 def test_task_2_head_counts(H_q: int, H_kv: int) -> None:
     """Groups of two; groups of one (plain multi-head attention); one group of all the heads."""
     query, key, value = inputs(B, H_q=H_q, H_kv=H_kv)
-    check_attention(
-        query,
-        key,
-        value,
-        what=f"grouped attention with {H_q} query heads and {H_kv} key/value heads",
-    )
+    what = f"grouped attention with H_q = {H_q} and H_kv = {H_kv}"
+    check_attention(query, key, value, what=what)
 
 
 def test_task_2_consecutive_heads_share() -> None:
@@ -163,7 +159,7 @@ def test_task_2_agrees_with_mlx() -> None:
     )
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.0])
+@cases("scale", 1.0, 0.0)
 def test_task_2_given_scale(scale: float) -> None:
     """A scale that is given replaces 1 / sqrt(D); with scale 0 all the weights are equal."""
     query, key, value = inputs(B)
@@ -174,24 +170,26 @@ def test_task_2_given_scale(scale: float) -> None:
 def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     """The result has the dtype of the query."""
     query, key, value = inputs(B, dtype=dtype)
-    check_attention(query, key, value, what="grouped attention in half precision")
+    check_attention(query, key, value, what=f"grouped attention in {dtype_name(dtype)}")
 
 
 def test_task_2_query_is_left_alone() -> None:
     """The caller's query is the same after the call."""
     query, key, value = inputs(B)
-    with left_alone(query, "scaled_dot_product_attention_grouped(query, key, value)"):
+    with arguments_unchanged(
+        "scaled_dot_product_attention_grouped(query, key, value)", query=query
+    ):
         mx.eval(attention.scaled_dot_product_attention_grouped(query, key, value))
 
 
-@pytest.mark.parametrize(("H_q", "H_kv"), [(5, 2), (1, 3)])
+@cases("H_q H_kv", (5, 2), (1, 3))
 def test_task_2_uneven_groups_are_refused(H_q: int, H_kv: int) -> None:
     """Query heads that cannot share the key/value heads evenly raise ValueError."""
     query, key, value = inputs(B, H_q=H_q, H_kv=H_kv)
     assert_raises_clearly(
         ValueError,
         lambda: mx.eval(attention.scaled_dot_product_attention_grouped(query, key, value)),
-        what=f"grouped attention with {H_q} query heads and {H_kv} key/value heads",
+        what=f"grouped attention with H_q = {H_q} and H_kv = {H_kv}",
     )
 
 
@@ -222,7 +220,7 @@ def test_task_3_mask(shape: str) -> None:
     check_attention(query, key, value, mask=mask, what=f"grouped attention with a mask {shape}")
 
 
-@pytest.mark.parametrize("leading", [(), (3, 2)], ids=str)
+@cases("leading", (), (3, 2))
 def test_task_3_other_leading_axes(leading: tuple[int, ...]) -> None:
     """A mask for each query head, and "causal", without a batch axis and with more than one."""
     query, key, value = inputs(*leading)
@@ -233,17 +231,25 @@ def test_task_3_other_leading_axes(leading: tuple[int, ...]) -> None:
     check_attention(query, key, value, mask="causal", what=what)
 
 
-@pytest.mark.parametrize("length", [1, L, S])
-def test_task_3_causal(length: int) -> None:
+@cases("L", 1, L, S)
+def test_task_3_causal(L: int) -> None:
     """`mask="causal"` hides later keys; the queries are the last of the positions."""
-    query, key, value = inputs(B, L=length)
-    check_attention(
-        query,
-        key,
-        value,
-        mask="causal",
-        what=f'grouped attention with mask="causal", {length} queries and {S} keys',
-    )
+    query, key, value = inputs(B, L=L)
+    what = f'grouped attention with mask="causal", L = {L} and S = {S}'
+    check_attention(query, key, value, mask="causal", what=what)
+
+
+def test_task_3_masked_keys_get_nothing() -> None:
+    """Masked keys are removed even if their scores are 1,000 above all the others."""
+    query, key, value = inputs(B)
+    query = mx.ones_like(query)
+    key[..., L:, :] = 500.0
+    mask = mx.where(mx.arange(S) < L, 0.0, -mx.inf)[None]
+    what = "grouped attention where the masked keys have scores of 1,000"
+    check_attention(query, key, value, mask=mask, what=what)
+    # These are the last two keys: the first three queries must not see them.
+    what = 'grouped attention with mask="causal", where later keys have scores of 1,000'
+    check_attention(query, key, value, mask="causal", what=what)
 
 
 def test_task_3_causal_agrees_with_mlx() -> None:
@@ -253,12 +259,14 @@ def test_task_3_causal_agrees_with_mlx() -> None:
     )
 
 
-def test_task_3_half_precision() -> None:
+@half_precision
+def test_task_3_half_precision(dtype: mx.Dtype) -> None:
     """The result has the dtype of the query, with "causal" and with a mask in float32."""
-    query, key, value = inputs(B, dtype=mx.bfloat16)
-    check_attention(query, key, value, what='bfloat16 with mask="causal"', mask="causal")
+    query, key, value = inputs(B, dtype=dtype)
+    what = f"grouped attention in {dtype_name(dtype)}"
+    check_attention(query, key, value, mask="causal", what=f'{what} with mask="causal"')
     mask = random_mask(L, S)
-    check_attention(query, key, value, what="bfloat16 with a float32 mask", mask=mask)
+    check_attention(query, key, value, mask=mask, what=f"{what} with a float32 mask")
 
 
 def test_task_3_unknown_mask_is_refused() -> None:

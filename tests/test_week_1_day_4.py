@@ -3,13 +3,17 @@
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import pytest
 from mlx_lm.models import qwen3 as mlx_qwen3
 
 import oracles
-from inputs import float64, half_precision, left_alone, normal
+from inputs import cases, float64, half_precision, normal
 from solution import basics, layer_norm, qwen3
-from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly
+from tiny_llm_lab.course.checks import (
+    arguments_unchanged,
+    assert_close,
+    assert_raises_clearly,
+    check,
+)
 
 # --- Task 1: RMSNorm ------------------------------------------------------------------------
 
@@ -29,20 +33,21 @@ def check_rms_norm(x: mx.array, weight: mx.array, eps: float, what: str) -> None
     )
 
 
-@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids=str)
+@cases("leading", (), (3,), (2, 3), (2, 3, 4))
 def test_task_1_rms_norm(leading: tuple[int, ...]) -> None:
-    """Each vector is divided by its root mean square; its mean is not subtracted."""
-    x = normal(*leading, DIM, seed=1, mean=1.0, scale=2.0)
+    """Each vector is divided by its root mean square, then multiplied by the weight."""
+    # Numbers so large that no mistake with the epsilon shows: its own tests are to tell of it.
+    x = normal(*leading, DIM, seed=1, mean=10.0, scale=20.0)
     weight = normal(DIM, seed=2)
     check_rms_norm(x, weight, 1e-5, f"RMSNorm({DIM}, weight)(x), x {x.shape}")
 
 
 def test_task_1_agrees_with_mlx() -> None:
     """MLX's own RMSNorm gives the same result."""
-    x, weight = normal(2, 3, DIM, seed=1, mean=1.0), normal(DIM, seed=2)
-    expected = mx.fast.rms_norm(x, weight, 1e-6, stream=mx.cpu)
+    x, weight = normal(2, 3, DIM, seed=1, mean=10.0, scale=20.0), normal(DIM, seed=2)
+    expected = mx.fast.rms_norm(x, weight, 1e-5, stream=mx.cpu)
     assert_close(
-        layer_norm.RMSNorm(DIM, weight, eps=1e-6)(x),
+        layer_norm.RMSNorm(DIM, weight)(x),
         expected,
         what="RMSNorm, compared with mx.fast.rms_norm",
         reduction=DIM,
@@ -50,7 +55,7 @@ def test_task_1_agrees_with_mlx() -> None:
     )
 
 
-@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+@cases("eps", 1e-6, 1e-2)
 def test_task_1_epsilon_is_inside_the_root(eps: float) -> None:
     """For a vector as small as the root of epsilon, it matters where epsilon is added."""
     x, weight = normal(3, DIM, seed=1, scale=eps**0.5), normal(DIM, seed=2)
@@ -78,7 +83,7 @@ def test_task_1_zeros_stay_zero() -> None:
 
 @half_precision
 def test_task_1_half_precision(dtype: mx.Dtype) -> None:
-    """The result has the dtype of x, also when the weight is in float32."""
+    """In half precision the values are right to its accuracy, and the result has the dtype of x."""
     x = normal(2, 3, 300, seed=1, mean=1.0, dtype=dtype)
     same, float32 = normal(300, seed=2, dtype=dtype), normal(300, seed=2)
     check_rms_norm(x, same, 1e-5, "RMSNorm(300, weight)(x), x and weight in half precision")
@@ -86,8 +91,8 @@ def test_task_1_half_precision(dtype: mx.Dtype) -> None:
 
 
 def test_task_1_half_precision_weight() -> None:
-    """The result has the dtype of x, not of the weight."""
-    x, weight = normal(2, 3, DIM, seed=1), normal(DIM, seed=2, dtype=mx.bfloat16)
+    """A weight in half precision makes neither the result nor the computation less accurate."""
+    x, weight = normal(2, 3, DIM, seed=1, scale=20.0), normal(DIM, seed=2, dtype=mx.bfloat16)
     check_rms_norm(x, weight, 1e-5, "RMSNorm of float32 with a bfloat16 weight")
 
 
@@ -97,14 +102,33 @@ def test_task_1_squares_do_not_overflow() -> None:
     check_rms_norm(x, weight, 1e-5, "RMSNorm of float16 numbers of about 1000")
 
 
+def test_task_1_squares_are_not_rounded_to_bfloat16() -> None:
+    """Squares and their mean are computed in float32, also for bfloat16."""
+    # 1.0625 ** 2 is halfway between two bfloat16 numbers, so that as bfloat16 each square is too
+    # small by 0.35%. All other roundings are as often up as down: the average is free of them.
+    rng = np.random.default_rng(1)
+    features = rng.choice([-1.0625, 1.0625], (1000, 16)) * 2.0 ** rng.integers(-2, 3, (1000, 16))
+    x = mx.array(features.astype(np.float32)).astype(mx.bfloat16)
+    check_rms_norm(x, mx.ones(16), 1e-12, "RMSNorm of bfloat16 numbers")
+    result = float64(layer_norm.RMSNorm(16, mx.ones(16), eps=1e-12)(x))
+    average = np.mean(np.sqrt(np.mean(result**2, axis=-1)))
+    check(
+        abs(average - 1) < 0.0008,
+        "RMSNorm of bfloat16 numbers leaves a root mean square that is not 1.\n"
+        "  expected   1.0000 on average over 1,000 vectors, with weight 1\n"
+        f"  got        {average:.4f}\n"
+        "  About 1.0020 is what comes out if the squares are rounded to bfloat16.",
+    )
+
+
 def test_task_1_input_is_left_alone() -> None:
     """The caller's x is the same after the call."""
     x, weight = normal(3, DIM, seed=1), normal(DIM, seed=2)
-    with left_alone(x, f"RMSNorm({DIM}, weight)(x)"):
+    with arguments_unchanged(f"RMSNorm({DIM}, weight)(x)", x=x):
         mx.eval(layer_norm.RMSNorm(DIM, weight)(x))
 
 
-@pytest.mark.parametrize("shape", [(DIM + 1,), (1,), (1, DIM)], ids=str)
+@cases("shape", (DIM + 1,), (1,), (1, DIM))
 def test_task_1_other_weight_shapes_are_refused(shape: tuple[int, ...]) -> None:
     """A weight that is not a vector of `dim` numbers raises ValueError."""
     assert_raises_clearly(
@@ -123,7 +147,7 @@ def check_silu(x: mx.array, what: str) -> None:
     assert_close(basics.silu(x), expected, what=what, dtype=x.dtype, magnitude=float64(x))
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 3, 5)], ids=str)
+@cases("shape", (5,), (2, 3, 5))
 def test_task_2_silu(shape: tuple[int, ...]) -> None:
     """Every element is multiplied by its sigmoid."""
     check_silu(normal(*shape, seed=1, scale=3.0), f"silu(x), x {shape}")
@@ -144,7 +168,7 @@ def test_task_2_extremes() -> None:
 
 @half_precision
 def test_task_2_half_precision(dtype: mx.Dtype) -> None:
-    """The result has the dtype of x."""
+    """In half precision the values are right to its accuracy, and the result has the dtype of x."""
     x = mx.concatenate([normal(50, seed=1, scale=3.0), mx.array([-1e4, -20.0, 20.0, 1e4])])
     check_silu(x.astype(dtype), "silu(x) in half precision")
 
@@ -152,7 +176,7 @@ def test_task_2_half_precision(dtype: mx.Dtype) -> None:
 def test_task_2_input_is_left_alone() -> None:
     """The caller's x is the same after the call."""
     x = normal(5, seed=1)
-    with left_alone(x, "silu(x)"):
+    with arguments_unchanged("silu(x)", x=x):
         mx.eval(basics.silu(x))
 
 
@@ -191,7 +215,7 @@ def check_mlp(x: mx.array, weights: dict[str, mx.array], what: str) -> None:
     )
 
 
-@pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 3, 4)], ids=str)
+@cases("leading", (), (3,), (2, 3), (2, 3, 4))
 def test_task_3_mlp(leading: tuple[int, ...]) -> None:
     """SiLU goes on the gate, its product with up goes through down."""
     x = normal(*leading, E, seed=1)
@@ -218,13 +242,15 @@ def test_task_3_agrees_with_mlx_lm() -> None:
 
 @half_precision
 def test_task_3_half_precision(dtype: mx.Dtype) -> None:
-    """The result has the dtype of x."""
-    check_mlp(normal(2, 3, E, seed=1, dtype=dtype), weights(dtype), "Qwen3MLP in half precision")
+    """In half precision the values are right to its accuracy, and the result has the dtype of x."""
+    x = normal(2, 3, E, seed=1, dtype=dtype)
+    check_mlp(x, weights(dtype), "Qwen3MLP(...)(x), x and weights in half precision")
+    check_mlp(x, weights(), "Qwen3MLP(...)(x), x in half precision, weights in float32")
 
 
-@pytest.mark.parametrize("name", ["w_gate", "w_up", "w_down"])
+@cases("name", "w_gate", "w_up", "w_down")
 def test_task_3_other_weight_shapes_are_refused(name: str) -> None:
-    """A weight that is transposed raises ValueError when the MLP is made, not when it is used."""
+    """A weight that is transposed raises ValueError in the constructor, not when it is used."""
     wrong = weights() | {name: weights()[name].T}
     assert_raises_clearly(
         ValueError,

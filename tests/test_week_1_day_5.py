@@ -5,22 +5,25 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 
-from inputs import float64, normal
-from oracle_models import chat, continue_greedily, ledger_question, random_model, tiny
+from inputs import cases, float64, half_precision, normal
+from oracle_models import MISTAKES, chat, ledger_question, mistaken_attention, random_model, tiny
 from solution import embedding, qwen3
 from tiny_llm_lab.course.checks import (
+    CheckFailure,
     arguments_unchanged,
     assert_close,
     assert_raises_clearly,
     assert_tokens_equal,
+    check,
     dtype_name,
 )
 
 # --- Task 1: embedding and output head -------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 1, 4)], ids=str)
+@cases("shape", (), (5,), (2, 3), (2, 1, 4))
 def test_task_1_lookup_at_any_shape(shape: tuple[int, ...]) -> None:
     """Ids of any shape get one more axis, which holds each id's row of the table."""
     table = normal(11, 6, seed=1)
@@ -44,7 +47,7 @@ def test_task_1_lookup_reaches_both_ends_of_the_table() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@half_precision
 def test_task_1_lookup_has_the_dtype_of_the_table(dtype: mx.Dtype) -> None:
     """Looking up copies rows: nothing is rounded or widened."""
     table = normal(11, 6, seed=4, dtype=dtype)
@@ -57,7 +60,7 @@ def test_task_1_lookup_has_the_dtype_of_the_table(dtype: mx.Dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6), (2, 1, 3, 6)], ids=str)
+@cases("shape", (6,), (4, 6), (2, 3, 6), (2, 1, 3, 6))
 def test_task_1_as_linear_scores_every_row(shape: tuple[int, ...]) -> None:
     """A logit is the dot product of a vector with one row of the table."""
     table, x = normal(11, 6, seed=5), normal(*shape, seed=6)
@@ -109,13 +112,13 @@ def test_task_1_the_arguments_stay_as_they_are() -> None:
         mx.eval(student.as_linear(x))
 
 
-@pytest.mark.parametrize("shape", [(6, 11), (11, 5), (10, 6), (66,)], ids=str)
+@cases("shape", (6, 11), (11, 5), (10, 6), (66,))
 def test_task_1_a_table_of_another_shape_is_an_error(shape: tuple[int, ...]) -> None:
-    """A table that is not `vocab_size x embedding_dim` is refused when it is handed over."""
+    """A table that is not `vocab_size x embedding_dim` raises ValueError in the constructor."""
     assert_raises_clearly(
         ValueError,
         lambda: embedding.Embedding(11, 6, mx.zeros(shape)),
-        what=f"Embedding(11, 6, weight), weight of shape {shape},",
+        what=f"Embedding(11, 6, weight) with a weight of shape {shape}",
     )
 
 
@@ -147,20 +150,57 @@ def attention_of(model: Any, **options: Any) -> Any:
     )
 
 
+def longest_sum(model: Any) -> int:
+    """How many terms there are behind an element of the output, all layers taken together."""
+    args = model.args
+    joined = args.num_attention_heads * args.head_dim
+    return args.num_hidden_layers * (2 * args.hidden_size + joined + args.intermediate_size)
+
+
 def assert_matches(
     actual: Any, expected: mx.array, model: Any, *, what: str, dtype: mx.Dtype = mx.float32
 ) -> None:
     """Compare with mlx-lm's result, allowing for the rounding of so long a computation."""
-    args = model.args
-    joined = args.num_attention_heads * args.head_dim
     assert_close(
         actual,
         expected,
         what=what,
         dtype=dtype,
-        reduction=args.num_hidden_layers * (2 * args.hidden_size + joined + args.intermediate_size),
-        axes="B L E" if expected.shape[-1] == args.hidden_size else "B L vocab",
+        reduction=longest_sum(model),
+        axes="B L E" if expected.shape[-1] == model.args.hidden_size else "B L vocab",
     )
+
+
+def assert_same(after: Any, before: Any, model: Any, *, what: str) -> None:
+    """Compare two results of the student's that have to be equal, apart from rounding."""
+    check(isinstance(before, mx.array), f"{what}: the result is not an mx.array")
+    assert_close(after, before, what=what, dtype=before.dtype, reduction=longest_sum(model))
+
+
+def assert_attention(
+    model: Any, x: mx.array, mask: mx.array | str | None, *, what: str, **options: Any
+) -> None:
+    """Compare the student's attention with mlx-lm's; if it differs, say which mistake it is."""
+    attend, reference = attention_of(model, **options), model.layers[0].self_attn
+
+    def result_is(expected: mx.array, x: mx.array) -> bool:
+        try:
+            assert_matches(attend(x, mask=mask), expected, model, what=what, dtype=x.dtype)
+        except CheckFailure:
+            return False
+        return True
+
+    expected = reference(x.astype(mx.float32), mask)
+    try:
+        assert_matches(attend(x, mask=mask), expected, model, what=what, dtype=x.dtype)
+    except CheckFailure as failure:
+        for mistake in MISTAKES:
+            if all(
+                result_is(mistaken_attention(reference, y.astype(mx.float32), mask, mistake), y)
+                for y in (x, x[::-1, ::-1])
+            ):
+                raise CheckFailure(f"{failure}\n  This is what comes out if {mistake}.") from None
+        raise
 
 
 def random_mask(*shape: int, seed: int) -> mx.array:
@@ -173,29 +213,25 @@ def random_mask(*shape: int, seed: int) -> mx.array:
 @pytest.mark.parametrize("sizes", HEADS)
 def test_task_2_matches_mlx_lm(sizes: dict[str, int]) -> None:
     """The whole attention, as mlx-lm's Qwen3 computes it."""
-    model = random_model(seed=100, **sizes)
-    x = normal(2, 7, 24, seed=101)
-    expected = model.layers[0].self_attn(x, "causal")
-    assert_matches(
-        attention_of(model)(x, mask="causal"),
-        expected,
-        model,
+    assert_attention(
+        random_model(seed=100, **sizes),
+        normal(2, 7, 24, seed=101),
+        "causal",
         what='Qwen3MultiHeadAttention(...)(x, mask="causal")',
     )
 
 
-@pytest.mark.parametrize("projection, heads", [("q_proj", 6), ("k_proj", 2)])
+@cases("projection heads", ("q_proj", 6), ("k_proj", 2))
 def test_task_2_each_head_is_normalized_on_its_own(projection: str, heads: int) -> None:
     """A head that is projected several times as large comes out of QK-norm as before."""
-    model = random_model(seed=105, eps=1e-10)
-    attention = model.layers[0].self_attn
+    model = random_model(seed=105)
     x = normal(2, 7, 24, seed=106)
-    expected = attention(x, "causal")
-    layer = attention[projection]
+    before = attention_of(model, rms_norm_eps=1e-10)(x, mask="causal")
+    layer = model.layers[0].self_attn[projection]
     layer.weight = layer.weight * mx.repeat(mx.arange(1.0, heads + 1), 8)[:, None]
-    assert_matches(
+    assert_same(
         attention_of(model, rms_norm_eps=1e-10)(x, mask="causal"),
-        expected,
+        before,
         model,
         what=f"Qwen3MultiHeadAttention(...)(x) with head h of w{projection[0]} times h + 1, "
         "which has to change nothing",
@@ -204,78 +240,69 @@ def test_task_2_each_head_is_normalized_on_its_own(projection: str, heads: int) 
 
 def test_task_2_one_token_per_row() -> None:
     """A single token attends to itself; every row of the batch on its own."""
-    model = random_model(seed=110)
-    x = normal(3, 1, 24, seed=111)
-    expected = model.layers[0].self_attn(x)
-    assert_matches(
-        attention_of(model)(x, mask="causal"),
-        expected,
-        model,
+    assert_attention(
+        random_model(seed=110),
+        normal(3, 1, 24, seed=111),
+        "causal",
         what='Qwen3MultiHeadAttention(...)(x, mask="causal") of one token',
     )
 
 
 def test_task_2_without_a_mask_every_token_is_seen() -> None:
-    """`mask=None` (the default) lets every token attend to every other."""
+    """`mask=None` lets every token attend to every other, and None is the default."""
     model = random_model(seed=120)
     x = normal(2, 7, 24, seed=121)
-    expected = model.layers[0].self_attn(x)
-    assert_matches(
-        attention_of(model)(x),
-        expected,
-        model,
-        what="Qwen3MultiHeadAttention(...)(x) without a mask",
+    assert_attention(model, x, None, what="Qwen3MultiHeadAttention(...)(x, mask=None)")
+    attend = attention_of(model)
+    assert_same(
+        attend(x), attend(x, mask=None), model, what="Qwen3MultiHeadAttention(...)(x) without mask"
     )
 
 
-@pytest.mark.parametrize("shape", [(7, 7), (2, 1, 7, 7), (2, 6, 7, 7)], ids=str)
+@cases("shape", (7, 7), (2, 1, 7, 7), (2, 6, 7, 7))
 def test_task_2_a_mask_array_is_added_to_the_scores(shape: tuple[int, ...]) -> None:
     """A mask may be an array, for all heads or one for each head of each row."""
-    model = random_model(seed=130)
-    x, mask = normal(2, 7, 24, seed=131), random_mask(*shape, seed=132)
-    expected = model.layers[0].self_attn(x, mask)
-    assert_matches(
-        attention_of(model)(x, mask=mask),
-        expected,
-        model,
+    assert_attention(
+        random_model(seed=130),
+        normal(2, 7, 24, seed=131),
+        random_mask(*shape, seed=132),
         what=f"Qwen3MultiHeadAttention(...)(x, mask=mask), mask of shape {shape}",
     )
 
 
 def test_task_2_epsilon_of_the_head_norms() -> None:
     """`rms_norm_eps` is the epsilon of the norms of queries and keys."""
-    model = random_model(seed=140, eps=0.7)
-    x = normal(2, 5, 24, seed=141)
-    expected = model.layers[0].self_attn(x, "causal")
-    assert_matches(
-        attention_of(model, rms_norm_eps=0.7)(x, mask="causal"),
-        expected,
-        model,
+    assert_attention(
+        random_model(seed=140, eps=0.7),
+        normal(2, 5, 24, seed=141),
+        "causal",
         what="Qwen3MultiHeadAttention(..., rms_norm_eps=0.7)(x)",
+        rms_norm_eps=0.7,
     )
 
 
 def test_task_2_base_of_rope() -> None:
     """`theta` is the base of RoPE's frequencies."""
-    model = random_model(seed=150, theta=30.0)
-    x = normal(2, 9, 24, seed=151)
-    expected = model.layers[0].self_attn(x, "causal")
-    assert_matches(
-        attention_of(model, theta=30.0)(x, mask="causal"),
-        expected,
-        model,
+    assert_attention(
+        random_model(seed=150, theta=30.0),
+        normal(2, 9, 24, seed=151),
+        "causal",
         what="Qwen3MultiHeadAttention(..., theta=30)(x)",
+        theta=30.0,
     )
 
 
 def test_task_2_only_distances_count() -> None:
     """Queries and keys are rotated from the same offset, so that moving both changes nothing."""
-    model = random_model(seed=160, theta=100.0)
+    model = random_model(seed=160)
+    # With these weights also the wrong order of RoPE and QK-norm keeps to distances.
+    for norm in (model.layers[0].self_attn.q_norm, model.layers[0].self_attn.k_norm):
+        norm.weight = mx.ones_like(norm.weight)
     x = normal(2, 6, 24, seed=161)
-    expected = model.layers[0].self_attn(x, "causal")
-    assert_matches(
-        attention_of(model, theta=100.0)(x, offset=9, mask="causal"),
-        expected,
+    attend = attention_of(model, theta=100.0)
+    assert_same(
+        attend(x, offset=9, mask="causal"),
+        attend(x, mask="causal"),
         model,
         what="Qwen3MultiHeadAttention(...)(x, offset=9), which has to equal the one at offset 0",
     )
@@ -293,18 +320,14 @@ def test_task_2_offset_and_max_seq_len_reach_rope() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
-def test_task_2_keeps_the_dtype(dtype: mx.Dtype) -> None:
-    """The output has the dtype of `x`."""
-    model = random_model(seed=180)
-    x = normal(2, 5, 24, seed=181, dtype=dtype)
-    expected = model.layers[0].self_attn(x.astype(mx.float32), "causal")
-    assert_matches(
-        attention_of(model)(x, mask="causal"),
-        expected,
-        model,
-        what=f"Qwen3MultiHeadAttention(...)(x) in {dtype_name(dtype)}",
-        dtype=dtype,
+@half_precision
+def test_task_2_half_precision(dtype: mx.Dtype) -> None:
+    """In half precision the values are right to its accuracy, and the result has the dtype of x."""
+    assert_attention(
+        random_model(seed=180),
+        normal(2, 5, 24, seed=181, dtype=dtype),
+        "causal",
+        what=f"Qwen3MultiHeadAttention(...)(x), x in {dtype_name(dtype)}, weights in float32",
     )
 
 
@@ -316,10 +339,9 @@ def test_task_2_the_arguments_stay_as_they_are() -> None:
         mx.eval(attention(x, mask=mask))
 
 
-@pytest.mark.parametrize("heads", [(6, 4), (3, 2), (2, 4)], ids=str)
-def test_task_2_heads_that_cannot_be_shared_evenly_are_an_error(heads: tuple[int, int]) -> None:
+@cases("H_q H_kv", (6, 4), (3, 2), (2, 4))
+def test_task_2_heads_that_cannot_be_shared_evenly_are_an_error(H_q: int, H_kv: int) -> None:
     """`num_heads` has to be a multiple of `num_kv_heads`, and the constructor says so."""
-    H_q, H_kv = heads
     assert_raises_clearly(
         ValueError,
         lambda: qwen3.Qwen3MultiHeadAttention(
@@ -478,9 +500,9 @@ def test_task_3_offset_and_max_seq_len_reach_the_attention() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
-def test_task_3_keeps_the_dtype(dtype: mx.Dtype) -> None:
-    """The output has the dtype of `x`."""
+@half_precision
+def test_task_3_half_precision(dtype: mx.Dtype) -> None:
+    """In half precision the values are right to its accuracy, and the result has the dtype of x."""
     model = random_model(seed=280)
     x = normal(2, 5, 24, seed=281, dtype=dtype)
     expected = model.layers[0](x.astype(mx.float32), "causal")
@@ -531,7 +553,7 @@ def test_task_4_matches_mlx_lm(sizes: dict[str, int]) -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (3, 1)], ids=str)
+@cases("shape", (1, 1), (1, 6), (3, 1))
 def test_task_4_any_batch_and_length(shape: tuple[int, ...]) -> None:
     """One row or many, one token or many: logits are `B x L x vocab_size`."""
     model = random_model(seed=310, layers=2)
@@ -545,7 +567,7 @@ def test_task_4_any_batch_and_length(shape: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("bits, tied", [(4, True), (4, False), (8, True)])
+@cases("bits tied", (4, True), (4, False), (8, True))
 def test_task_4_takes_over_quantized_weights(bits: int, tied: bool) -> None:
     """A quantized checkpoint is dequantized as its own group size and bits say."""
     model = random_model(
@@ -600,11 +622,9 @@ def test_task_4_a_later_token_changes_nothing_before_it() -> None:
     inputs = tokens(1, 8, vocab_size=37, seed=351)
     changed = mx.where(mx.arange(8) < 5, inputs, (inputs + 1) % 37)
     student = qwen3.Qwen3Model(model)
-    before = student(inputs)
-    expected = before[:, :5]
-    assert_matches(
+    assert_same(
         student(changed)[:, :5],
-        expected,
+        student(inputs)[:, :5],
         model,
         what="the logits of positions 0 to 4 after another choice of tokens 5 to 7",
     )
@@ -615,10 +635,9 @@ def test_task_4_offset_and_positions_reach_rope() -> None:
     model = random_model(seed=360, layers=2, positions=12)
     student = qwen3.Qwen3Model(model)
     inputs = tokens(1, 5, vocab_size=37, seed=361)
-    expected = model(inputs)
-    assert_matches(
+    assert_same(
         student(inputs, offset=7),
-        expected,
+        student(inputs),
         model,
         what="Qwen3Model(mlx_model)(inputs, offset=7), which has to equal the one at offset 0",
     )
@@ -629,16 +648,16 @@ def test_task_4_offset_and_positions_reach_rope() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
-def test_task_4_has_the_dtype_of_the_weights(dtype: mx.Dtype) -> None:
-    """A checkpoint in half precision gives logits in half precision."""
+@half_precision
+def test_task_4_half_precision(dtype: mx.Dtype) -> None:
+    """With weights in half precision the logits are right to its accuracy, and have its dtype."""
     model = random_model(seed=370, layers=2, dtype=dtype)
     inputs = tokens(2, 6, vocab_size=37, seed=371)
-    student = qwen3.Qwen3Model(model)
+    logits = qwen3.Qwen3Model(model)(inputs)
     model.set_dtype(mx.float32)
     expected = model(inputs)
     assert_matches(
-        student(inputs),
+        logits,
         expected,
         model,
         what=f"Qwen3Model(mlx_model)(inputs) with weights in {dtype_name(dtype)}",
@@ -646,8 +665,23 @@ def test_task_4_has_the_dtype_of_the_weights(dtype: mx.Dtype) -> None:
     )
 
 
+def test_task_4_takes_the_weights_over() -> None:
+    """The weights are read in the constructor: what becomes of mlx-lm's model changes nothing."""
+    model = random_model(seed=380, layers=2, tied=False)
+    inputs = tokens(2, 6, vocab_size=37, seed=381)
+    student = qwen3.Qwen3Model(model)
+    before = student(inputs)
+    model.update(tree_map(mx.zeros_like, model.parameters()))
+    assert_same(
+        student(inputs),
+        before,
+        model,
+        what="Qwen3Model(mlx_model)(inputs) after all weights of mlx_model were set to 0",
+    )
+
+
 def prompts_of_many_lengths() -> list[list[int]]:
-    """More than 20 prompts for the embedded model, from one token to several hundred."""
+    """More than 20 prompts for the embedded model, from one token to over 200."""
     _, tokenizer = tiny()
     messages = [
         "Hello!",
@@ -659,7 +693,7 @@ def prompts_of_many_lengths() -> list[list[int]]:
         "Say backwards: fox oak lamp",
         "Tell me a story.",
         "What is the capital of France?",
-        *(ledger_question(lines) for lines in (1, 2, 3, 5, 8, 12, 20, 45)),
+        *(ledger_question(lines) for lines in (1, 2, 3, 4, 6, 8, 28)),
     ]
     prompts = [tokenizer.encode(chat(tokenizer, m), add_special_tokens=False) for m in messages]
     return [prompts[9][:n] for n in (1, 2, 5, 9, 14)] + prompts
@@ -670,7 +704,7 @@ def test_task_4_the_embedded_model_gives_the_logits_of_mlx_lm() -> None:
     model, _ = tiny()
     prompts = prompts_of_many_lengths()
     student = qwen3.Qwen3Model(model)
-    for prompt in (prompts[3], prompts[8], prompts[-3]):
+    for prompt in (prompts[3], prompts[8], prompts[-2]):
         inputs = mx.array([prompt])
         expected = model(inputs)
         assert_matches(
@@ -682,23 +716,22 @@ def test_task_4_the_embedded_model_gives_the_logits_of_mlx_lm() -> None:
 
 
 def test_task_4_the_embedded_model_picks_the_tokens_of_mlx_lm() -> None:
-    """Greedy decoding gives mlx-lm's tokens, on prompts of 1 to several hundred tokens."""
+    """The most probable next token is mlx-lm's, at all positions of prompts short and long."""
     model, _ = tiny()
     student = qwen3.Qwen3Model(model)
-    steps = 5
     compared = 0
     for prompt in prompts_of_many_lengths():
-        expected, leads = continue_greedily(model, prompt, steps)
-        # The logits at the prompt's last position predict the first new token, and so on: one
-        # pass over prompt and continuation checks all steps.
-        logits = student(mx.array([prompt + expected[:-1]]))
-        picked = mx.argmax(logits[0, len(prompt) - 1 :], axis=-1).tolist()
+        inputs = mx.array([prompt])
+        expected = float64(model(inputs)[0])
+        picked = mx.argmax(student(inputs)[0], axis=-1)
+        second, first = np.partition(expected, -2, axis=-1)[:, -2:].T
         # Where two tokens are as good as equal, either one is right.
-        clear = [lead > 0.01 for lead in leads]
-        compared += sum(clear)
+        clear = first - second > 0.01
+        compared += np.count_nonzero(clear)
         assert_tokens_equal(
             picked,
-            [e if c else p for e, p, c in zip(expected, picked, clear, strict=True)],
-            what=f"greedy decoding after a prompt of {len(prompt)} tokens",
+            np.where(clear, np.argmax(expected, axis=-1), np.array(picked)),
+            what=f"the most probable next token, in a prompt of {len(prompt)} tokens",
+            place="position",
         )
-    assert compared >= 90, "the prompts are a bad choice: the model hardly prefers any token"
+    assert compared >= 500, "the prompts are a bad choice: the model hardly prefers any token"

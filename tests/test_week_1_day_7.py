@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
-import pytest
 
-from inputs import float64, normal
+from inputs import cases, float64, half_precision, normal
+from oracles import softmax
 from solution import sampler
 from tiny_llm_lab.course.checks import (
+    CheckFailure,
     arguments_unchanged,
     assert_distribution,
     assert_raises_clearly,
@@ -19,7 +20,6 @@ from tiny_llm_lab.course.checks import (
 
 # Not in any order, no two alike, and no sum of the largest is near the top_p of a test.
 SHARES = np.array([0.06, 0.38, 0.11, 0.02, 0.24, 0.03, 0.16])
-HALF_DTYPES = [mx.float16, mx.bfloat16]
 DRAWS = 2000
 
 
@@ -58,6 +58,39 @@ def draw(
     return sample(logprobs_of(*[shares] * DRAWS, dtype=dtype))
 
 
+def assert_drawn(
+    tokens: mx.array, expected: np.ndarray, mistakes: list[tuple[np.ndarray, str]], *, what: str
+) -> None:
+    """Check the distribution; if it is that of a known mistake, name the one that fits best.
+
+    Args:
+        mistakes: distributions that come out by mistake, each with what to say about it.
+    """
+
+    def drawn_from(distribution: np.ndarray) -> bool:
+        try:
+            assert_distribution(tokens, distribution, what=what)
+        except CheckFailure:
+            return False
+        return True
+
+    try:
+        assert_distribution(tokens, expected, what=what)
+    except CheckFailure as failure:
+        fitting = [mistake for mistake in mistakes if drawn_from(mistake[0])]
+        if not fitting:
+            raise
+        counts = np.bincount(np.array(tokens).reshape(-1), minlength=len(expected))
+        _, best = max(fitting, key=lambda m: np.sum(counts * np.log(np.maximum(m[0], 1e-9))))
+        raise CheckFailure(f"{failure}\n  {best}") from None
+
+
+def not_mapped_back(kept: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    """What comes out if the places in sorted order are taken for tokens, for `assert_drawn`."""
+    mistake = "Right ranks, wrong tokens: are the places in sorted order mapped back to token ids?"
+    return [(np.sort(kept), mistake), (np.sort(kept)[::-1], mistake)]
+
+
 def assert_rows_apart(
     make: Callable[[], Callable[[mx.array], mx.array]],
     rows: list[np.ndarray],
@@ -85,6 +118,7 @@ def test_task_1_temperature_0_picks_the_most_probable_token() -> None:
         sampler.make_sampler(0)(logprobs),
         expected,
         what="make_sampler(temp=0)(logprobs)",
+        place="row",
     )
 
 
@@ -95,11 +129,11 @@ def test_task_1_temperature_0_is_never_random() -> None:
         sampler.make_sampler(0.0, top_p=0.9, top_k=2)(logprobs),
         np.full(200, 2),
         what="make_sampler(temp=0, top_p=0.9, top_k=2)(200 equal rows)",
+        place="row",
     )
 
 
-@pytest.mark.parametrize("temp", [0, 1.0])
-@pytest.mark.parametrize("rows", [1, 3])
+@cases("rows temp", (1, 0), (3, 0), (1, 1.0), (3, 1.0))
 def test_task_1_one_token_per_row(rows: int, temp: float) -> None:
     """The result is one token id for each row, also if there is just one row."""
     # Each row leaves only one token that can be drawn.
@@ -108,6 +142,7 @@ def test_task_1_one_token_per_row(rows: int, temp: float) -> None:
         sampler.make_sampler(temp)(logprobs_of(*certain)),
         np.array([(2 * row + 3) % 6 for row in range(rows)]),
         what=f"make_sampler(temp={temp})(logprobs) of {rows} rows with one possible token each",
+        place="row",
     )
 
 
@@ -131,12 +166,24 @@ def test_task_1_rows_are_drawn_independently() -> None:
     )
 
 
-@pytest.mark.parametrize("temp", [0.4, 1.0, 1, 2.5])
+@cases("temp", 0.4, 1.0, 1, 2.5)
 def test_task_1_temperature_shapes_the_distribution(temp: float) -> None:
     """Log-probabilities are divided by the temperature: less sharpens, more flattens."""
-    assert_distribution(
+    inverse = (
+        f"This is the distribution of temperature 1 / {temp} = {1 / temp:g}: "
+        "are the log-probabilities multiplied instead of divided?"
+    )
+    assert_drawn(
         draw(sampler.make_sampler(temp), SHARES),
         at_temperature(SHARES, temp),
+        [
+            (at_temperature(SHARES, 1 / temp), inverse),
+            (SHARES, "This is the distribution of temperature 1."),
+            (
+                softmax(SHARES / temp),
+                "This is what comes out of probabilities in place of log-probabilities.",
+            ),
+        ],
         what=f"make_sampler(temp={temp})",
     )
 
@@ -148,6 +195,7 @@ def test_task_1_a_low_temperature_is_nearly_greedy() -> None:
         sampler.make_sampler(0.01)(logprobs),
         np.full(100, np.argmax(SHARES)),
         what="make_sampler(temp=0.01)(100 equal rows)",
+        place="row",
     )
 
 
@@ -189,11 +237,14 @@ def test_task_1_the_seed_decides() -> None:
     mx.eval(first)
     mx.random.seed(11)
     assert_tokens_equal(
-        sample(logprobs), first, what="make_sampler(temp=1)(logprobs) after the same seed"
+        sample(logprobs),
+        first,
+        what="make_sampler(temp=1)(logprobs) after the same seed",
+        place="row",
     )
 
 
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@half_precision
 def test_task_1_half_precision(dtype: mx.Dtype) -> None:
     """Log-probabilities may come in half precision."""
     assert_distribution(
@@ -213,17 +264,19 @@ def test_task_1_a_negative_temperature_is_an_error() -> None:
 # --- Task 2: top-k ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3, 6])
+@cases("top_k", 1, 2, 3, 6)
 def test_task_2_keeps_the_most_probable_tokens(top_k: int) -> None:
     """Exactly the `top_k` most probable tokens are drawn, in proportion."""
-    assert_distribution(
+    expected = most_probable(SHARES, top_k)
+    assert_drawn(
         draw(sampler.make_sampler(1.0, top_k=top_k), SHARES),
-        most_probable(SHARES, top_k),
+        expected,
+        not_mapped_back(expected),
         what=f"make_sampler(temp=1, top_k={top_k})",
     )
 
 
-@pytest.mark.parametrize("top_k", [None, 0, 7, 8, 1000])
+@cases("top_k", None, 0, 7, 8, 1000)
 def test_task_2_keeps_all(top_k: int | None) -> None:
     """None and 0 switch top-k off, and more tokens than there are keep all."""
     assert_distribution(
@@ -233,7 +286,7 @@ def test_task_2_keeps_all(top_k: int | None) -> None:
     )
 
 
-@pytest.mark.parametrize("temp", [0.4, 2.5, 100.0])
+@cases("temp", 0.4, 2.5, 100.0)
 def test_task_2_with_a_temperature(temp: float) -> None:
     """The temperature works on what top-k keeps, and brings nothing back, however high it is."""
     assert_distribution(
@@ -291,7 +344,7 @@ def test_task_2_ties() -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@half_precision
 def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     """Log-probabilities may come in half precision."""
     assert_distribution(
@@ -318,18 +371,24 @@ def test_task_2_a_negative_number_of_tokens_is_an_error() -> None:
 # --- Task 3: top-p ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("top_p", [0.5, 0.7, 0.9, 0.97])
+@cases("top_p", 0.5, 0.7, 0.9, 0.97)
 def test_task_3_keeps_the_nucleus(top_p: float) -> None:
     """The fewest most probable tokens that reach `top_p`, with the one that crosses it."""
     # The sorted shares sum to .38, .62, .78, .89, .95, .98, 1.
-    assert_distribution(
+    expected = nucleus(SHARES, top_p)
+    too_small = most_probable(SHARES, np.count_nonzero(expected) - 1)
+    assert_drawn(
         draw(sampler.make_sampler(1.0, top_p=top_p), SHARES),
-        nucleus(SHARES, top_p),
+        expected,
+        [
+            *not_mapped_back(expected),
+            (too_small, "This is what comes out if the token that reaches top_p is left out."),
+        ],
         what=f"make_sampler(temp=1, top_p={top_p})",
     )
 
 
-@pytest.mark.parametrize("top_p", [1e-6, 0.2, 0.37])
+@cases("top_p", 1e-6, 0.2, 0.37)
 def test_task_3_the_most_probable_token_always_stays(top_p: float) -> None:
     """If one token alone reaches `top_p`, it is the only one that is drawn."""
     logprobs = logprobs_of(SHARES, np.roll(SHARES, 2), SHARES[::-1])
@@ -337,10 +396,11 @@ def test_task_3_the_most_probable_token_always_stays(top_p: float) -> None:
         sampler.make_sampler(1.0, top_p=top_p)(mx.tile(logprobs, (50, 1))),
         np.tile([1, 3, 5], 50),
         what=f"make_sampler(temp=1, top_p={top_p}) where one token has probability 0.38",
+        place="row",
     )
 
 
-@pytest.mark.parametrize("top_p", [None, 0, 0.0, 1, 1.0])
+@cases("top_p", None, 0, 0.0, 1, 1.0)
 def test_task_3_keeps_all(top_p: float | None) -> None:
     """None, 0 and 1 switch top-p off."""
     assert_distribution(
@@ -350,12 +410,18 @@ def test_task_3_keeps_all(top_p: float | None) -> None:
     )
 
 
-@pytest.mark.parametrize("temp", [0.4, 2.5, 100.0])
+@cases("temp", 0.4, 2.5, 100.0)
 def test_task_3_by_the_probabilities_before_the_temperature(temp: float) -> None:
     """What is in the nucleus does not depend on the temperature; how often it is drawn does."""
-    assert_distribution(
+    assert_drawn(
         draw(sampler.make_sampler(temp, top_p=0.7), SHARES),
         at_temperature(nucleus(SHARES, 0.7), temp),
+        [
+            (
+                nucleus(at_temperature(SHARES, temp), 0.7),
+                "This is the nucleus of the probabilities after the temperature.",
+            )
+        ],
         what=f"make_sampler(temp={temp}, top_p=0.7)",
     )
 
@@ -395,9 +461,7 @@ def test_task_3_a_large_vocabulary() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "top_k, top_p, kept", [(2, 0.9, 2), (5, 0.5, 2), (1, 0.99, 1), (6, 0.1, 1), (3, None, 3)]
-)
+@cases("top_k top_p kept", (2, 0.9, 2), (5, 0.5, 2), (1, 0.99, 1), (6, 0.1, 1), (3, None, 3))
 def test_task_3_with_top_k(top_k: int, top_p: float | None, kept: int) -> None:
     """A token has to pass both filters, so that the stricter one decides."""
     # Here it makes no difference which filter comes first, and whether the second one counts by
@@ -409,13 +473,27 @@ def test_task_3_with_top_k(top_k: int, top_p: float | None, kept: int) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@half_precision
 def test_task_3_half_precision(dtype: mx.Dtype) -> None:
     """Log-probabilities may come in half precision."""
     assert_distribution(
         draw(sampler.make_sampler(1.0, top_p=0.7), SHARES, dtype),
         nucleus(SHARES, 0.7),
         what=f"make_sampler(temp=1, top_p=0.7) in {dtype_name(dtype)}",
+    )
+
+
+def test_task_3_a_long_sum_in_half_precision() -> None:
+    """Probabilities in bfloat16 are summed in float32: as a bfloat16 the sum stays at 1/2."""
+    # 900 tokens with 0.001033 each, 0.93 together, and 200 others with 0.07 together.
+    likely = np.arange(1100) % 11 < 9
+    logprobs = mx.array(np.where(likely, -6.875, -8.0).astype(np.float32)).astype(mx.bfloat16)
+    tokens = sampler.make_sampler(1.0, top_p=0.8)(mx.broadcast_to(logprobs, (500, 1100)))
+    assert_distribution(
+        mx.array(likely.astype(np.int32))[tokens],
+        [0.0, 1.0],
+        what="make_sampler(temp=1, top_p=0.8) of bfloat16 numbers",
+        names=["one of 200 unlikely tokens", "900 tokens with probability 0.93 together"],
     )
 
 
@@ -426,7 +504,7 @@ def test_task_3_the_input_stays_as_it_is() -> None:
         mx.eval(sampler.make_sampler(0.7, top_p=0.5)(logprobs))
 
 
-@pytest.mark.parametrize("top_p", [-0.1, 1.5])
+@cases("top_p", -0.1, 1.5)
 def test_task_3_a_mass_that_is_no_probability_is_an_error(top_p: float) -> None:
     """`top_p` is between 0 and 1; refused when the sampler is made."""
     assert_raises_clearly(

@@ -39,10 +39,10 @@ class RoPE:
                 or one per row (a list, or an array of shape `B`).
 
         Returns:
-            Shape and dtype of `x`; the rotation is computed in float32.
+            Shape and dtype of `x`; the angles are computed in float32.
 
         Raises:
             ValueError: an int offset puts a token beyond position `seq_len - 1`, or is negative.
-                Offsets per row are not checked.
+                Offsets per row need not be checked.
         """
         raise NotImplementedError("Week 1 Day 2, Tasks 1 to 3")

@@ -55,7 +55,7 @@ class Qwen3MLP:
 
 
 class Qwen3MultiHeadAttention:
-    """Causal grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
+    """Grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
 
     def __init__(
         self,
@@ -108,10 +108,13 @@ class Qwen3MultiHeadAttention:
             x: `B x L x E`.
             offset: the position of the first of the `L` tokens.
             cache: this layer's KV cache, which comes in week 2; None in week 1.
-            mask: as in `scaled_dot_product_attention_grouped`.
+            mask: as in `scaled_dot_product_attention_grouped`; None means no mask.
 
         Returns:
             `B x L x E`, dtype of `x`.
+
+        Raises:
+            ValueError: the tokens do not fit into positions 0 to `max_seq_len - 1`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 2: Attention with QK-norm")
 
@@ -173,6 +176,9 @@ class Qwen3TransformerBlock:
 
         Returns:
             `B x L x E`, dtype of `x`.
+
+        Raises:
+            ValueError: as in `Qwen3MultiHeadAttention`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 3: The transformer block")
 
@@ -182,6 +188,8 @@ class Qwen3Model:
 
     def __init__(self, mlx_model: Any) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
+
+        Later changes of that model do not change this one.
 
         Args:
             mlx_model: an `mlx_lm.models.qwen3.Model`, quantized or not. `.args` holds its
@@ -205,6 +213,10 @@ class Qwen3Model:
             cache: one KV cache per layer, which come in week 2; None in week 1.
 
         Returns:
-            Logits, `B x L x vocab_size`.
+            Logits, `B x L x vocab_size`, dtype of the weights.
+
+        Raises:
+            ValueError: the tokens do not fit into positions 0 to
+                `args.max_position_embeddings - 1`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")

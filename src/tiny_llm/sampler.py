@@ -23,8 +23,9 @@ def make_sampler(
             beyond the vocabulary.
 
     Returns:
-        A function from log-probabilities `B x vocab_size` to tokens `B`. Rows are sampled
-        independently, with MLX's global random state (`mx.random.seed`).
+        A function from log-probabilities `B x vocab_size`, any float dtype, to tokens `B`. It
+        leaves its argument as it is. Rows are sampled independently, with MLX's global random
+        state (`mx.random.seed`).
 
     Raises:
         ValueError: `temp` or `top_k` is negative, or `top_p` is not between 0 and 1.

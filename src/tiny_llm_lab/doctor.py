@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .models import EMBEDDED_MODELS, PROJECT_ROOT, ModelError, load_model
+from tiny_llm_lab import PROJECT_ROOT
 
 FREE_DISK_GB = 2
 REINSTALL = "run `pdm sync -G dev`"
@@ -112,6 +112,8 @@ def check_disk() -> Finding:
 
 def check_embedded_model() -> Finding:
     """The embedded model loads and is finite."""
+    from .models import EMBEDDED_MODELS, ModelError, load_model
+
     folder = EMBEDDED_MODELS["tiny"].relative_to(PROJECT_ROOT)
     try:
         load_model("tiny")
@@ -130,3 +132,13 @@ CHECKS: list[Callable[[], Finding]] = [
     check_disk,
     check_embedded_model,
 ]
+
+
+def examine() -> Iterator[Finding]:
+    """What every check finds; a check that lacks a package, such as MLX, finds just that."""
+    for check in CHECKS:
+        try:
+            yield check()
+        except ImportError as error:
+            what = check.__name__.removeprefix("check_").replace("_", " ")
+            yield Finding(what, f"cannot be checked: {error}", REINSTALL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+from tiny_llm_lab import PROJECT_ROOT
 
 # Where a model name leads: a folder of this repository, or a repository on the Hugging Face Hub.
 EMBEDDED_MODELS = {"tiny": PROJECT_ROOT / "models" / "tiny-qwen3"}
@@ -195,8 +195,8 @@ def _download(hub_id: str) -> Path:
         ) from error
     except Exception as error:  # the transport's errors, whichever HTTP library the client brings
         raise ModelError(
-            f"{hub_id} is not on this machine and the Hugging Face Hub cannot be reached to fetch "
-            "it; connect to a network, or use --model tiny, which needs none."
+            f"{hub_id} is not on this machine and cannot be fetched from the Hugging Face Hub: "
+            f"{_one_line(error)}. Connect to a network, or use --model tiny, which needs none."
         ) from error
 
 

@@ -43,11 +43,11 @@ class RoPE:
                 or one per row (a list, or an array of shape `B`).
 
         Returns:
-            Shape and dtype of `x`; the rotation is computed in float32.
+            Shape and dtype of `x`; the angles are computed in float32.
 
         Raises:
             ValueError: an int offset puts a token beyond position `seq_len - 1`, or is negative.
-                Offsets per row are not checked.
+                Offsets per row need not be checked.
         """
         _, L, _, _ = x.shape
         if isinstance(offset, int) and not 0 <= offset <= self.seq_len - L:

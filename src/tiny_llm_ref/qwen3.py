@@ -62,7 +62,7 @@ class Qwen3MLP:
 
 
 class Qwen3MultiHeadAttention:
-    """Causal grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
+    """Grouped-query self-attention with RMSNorm on queries and keys (QK-norm) and RoPE."""
 
     def __init__(
         self,
@@ -124,10 +124,13 @@ class Qwen3MultiHeadAttention:
             x: `B x L x E`.
             offset: the position of the first of the `L` tokens.
             cache: this layer's KV cache, which comes in week 2; None in week 1.
-            mask: as in `scaled_dot_product_attention_grouped`.
+            mask: as in `scaled_dot_product_attention_grouped`; None means no mask.
 
         Returns:
             `B x L x E`, dtype of `x`.
+
+        Raises:
+            ValueError: the tokens do not fit into positions 0 to `max_seq_len - 1`.
         """
         B, L, _ = x.shape
         # B x L x H x D: the layout RoPE takes; QK-norm works on the last axis, before RoPE.
@@ -218,6 +221,9 @@ class Qwen3TransformerBlock:
 
         Returns:
             `B x L x E`, dtype of `x`.
+
+        Raises:
+            ValueError: as in `Qwen3MultiHeadAttention`.
         """
         x = x + self.attention(self.input_layernorm(x), offset, cache, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -228,6 +234,8 @@ class Qwen3Model:
 
     def __init__(self, mlx_model: Any) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
+
+        Later changes of that model do not change this one.
 
         Args:
             mlx_model: an `mlx_lm.models.qwen3.Model`, quantized or not. `.args` holds its
@@ -281,7 +289,11 @@ class Qwen3Model:
             cache: one KV cache per layer, which come in week 2; None in week 1.
 
         Returns:
-            Logits, `B x L x vocab_size`.
+            Logits, `B x L x vocab_size`, dtype of the weights.
+
+        Raises:
+            ValueError: the tokens do not fit into positions 0 to
+                `args.max_position_embeddings - 1`.
         """
         x = self.embedding(inputs)
         for index, layer in enumerate(self.layers):

@@ -23,8 +23,9 @@ def make_sampler(
             beyond the vocabulary.
 
     Returns:
-        A function from log-probabilities `B x vocab_size` to tokens `B`. Rows are sampled
-        independently, with MLX's global random state (`mx.random.seed`).
+        A function from log-probabilities `B x vocab_size`, any float dtype, to tokens `B`. It
+        leaves its argument as it is. Rows are sampled independently, with MLX's global random
+        state (`mx.random.seed`).
 
     Raises:
         ValueError: `temp` or `top_k` is negative, or `top_p` is not between 0 and 1.
@@ -42,18 +43,20 @@ def make_sampler(
     def sample(logprobs: mx.array) -> mx.array:
         if temp == 0:
             return mx.argmax(logprobs, axis=-1)
+        # Sums and quotients below need more than half precision.
+        logprobs = logprobs.astype(mx.float32)
         # Descending order, and for each token its place in that order: rank 0 is the most probable.
         order = mx.argsort(-logprobs, axis=-1)
         rank = mx.argsort(order, axis=-1)
-        allowed = rank == 0
-        keep = mx.ones_like(allowed)
+        filtered = logprobs
         if top_k:
-            keep = keep & (rank < top_k)
+            filtered = mx.where(rank < top_k, filtered, -mx.inf)
         if top_p:
-            probs = mx.exp(mx.take_along_axis(logprobs, order, axis=-1).astype(mx.float32))
+            # A token stays if the more probable ones do not reach top_p without it.
+            probs = mx.exp(mx.take_along_axis(logprobs, order, axis=-1))
             mass_before = mx.cumsum(probs, axis=-1, inclusive=False)
-            keep = keep & mx.take_along_axis(mass_before < top_p, rank, axis=-1)
-        filtered = mx.where(allowed | keep, logprobs, -mx.inf)
+            in_nucleus = mx.take_along_axis(mass_before < top_p, rank, axis=-1)
+            filtered = mx.where(in_nucleus, filtered, -mx.inf)
         return mx.random.categorical(filtered / temp, axis=-1)
 
     return sample

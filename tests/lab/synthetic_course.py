@@ -7,10 +7,9 @@ Day 2: tasks 1 and 2 share `basics.power`, task 3 is a region of `cpp/add.cpp`.
 from pathlib import Path
 
 from tiny_llm_lab.course.manifest import Course, load_course
-from tiny_llm_lab.course.skeleton import write_skeleton
+from tiny_llm_lab.course.student_work import write_skeleton
 
 MANIFEST = """\
-title = "arithmetic"
 given = ["basics.LIMIT", "basics.clamp"]
 
 [[week]]
@@ -183,9 +182,11 @@ FILES = {
         "    - [Twice](week-1-day-1.md)\n"
         "    - [Powers](./week-1-day-2.md)\n"
     ),
-    "book/src/week-1-overview.md": "# Week 1\n",
-    "book/src/week-1-day-1.md": "# Day 1\n\n{{#task 1.1.1}}\n\n{{#task 1.1.2}}\n",
-    "book/src/week-1-day-2.md": "{{#task 1.2.1}}\n{{#task 1.2.2}}\n{{#task 1.2.3}}\n",
+    "book/src/week-1-overview.md": "# Week 1: Numbers\n",
+    "book/src/week-1-day-1.md": "# Week 1, Day 1: Twice\n\n{{#task 1.1.1}}\n\n{{#task 1.1.2}}\n",
+    "book/src/week-1-day-2.md": (
+        "# Week 1, Day 2: Powers\n\n{{#task 1.2.1}}\n{{#task 1.2.2}}\n{{#task 1.2.3}}\n"
+    ),
 }
 
 

@@ -2,18 +2,17 @@
 
 import importlib
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tiny_llm_lab import PROJECT_ROOT
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(PROJECT_ROOT / "scripts")
     return importlib.import_module("bench_generate")
 
 
@@ -26,7 +25,7 @@ def test_the_books_tables_and_figures_show_the_stored_results(
     result = json.loads(view.path.read_text())
     assert list(bench.by_engine(result)) == view.engines
     assert view.path.with_suffix(".md").read_text() == bench.markdown(result)
-    figure = ROOT / "book" / "src" / "figures" / f"{view.figure}.svg"
+    figure = PROJECT_ROOT / "book" / "src" / "figures" / f"{view.figure}.svg"
     assert figure.read_text() == bench.draw(result, view.logarithmic).svg()
 
 

@@ -238,10 +238,45 @@ def test_message_for_nan_names_no_error() -> None:
         "  worst at   index [1]\n"
         "  expected   2\n"
         "  got        nan\n"
+        "  NaN comes from inf - inf, inf / inf or 0 * inf: "
+        "look for an exp or a mask that is infinite.\n"
         "  shape      2\n"
         "  its row    expected [1, 2]\n"
         "             got      [1, nan]"
     )
+
+
+def test_message_shows_what_is_expected_as_the_dtype_has_it() -> None:
+    message = message_of(lambda: assert_close(mx.array([0.5, 1.0]), [1.38e-87, 1.0], what="y"))
+    assert "\n  expected   0\n" in message
+
+
+def test_message_for_a_zero_that_nothing_may_differ_from() -> None:
+    message = message_of(
+        lambda: assert_close(mx.array([0.5, 1.0]), [0.0, 1.0], what="y", magnitude=[0.0, 1.0])
+    )
+    assert "\n  error      0.5, where exactly 0 is expected\n" in message
+
+
+def test_message_shows_as_many_digits_as_differ() -> None:
+    message = message_of(lambda: assert_close(mx.array([2.5911, 1.0]), [2.5912, 1.0], what="y"))
+    assert message.endswith("  its row    expected [2.5912, 1]\n             got      [2.5911, 1]")
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_message_for_errors_of_steps_in_half_precision(dtype: mx.Dtype) -> None:
+    hint = "may come from steps in"
+    x, x64 = rounded(np.abs(normal(4, 2000)), dtype)
+    total = mx.zeros(4, dtype)
+    for column in range(2000):
+        total = total + x[:, column]
+    message = message_of(lambda: assert_close(total, x64.sum(axis=1), what="y", dtype=dtype))
+    assert hint in message
+    tripled = mx.array(3 * x64.sum(axis=1)).astype(dtype)
+    message = message_of(lambda: assert_close(tripled, x64.sum(axis=1), what="y", dtype=dtype))
+    assert hint not in message
+    x32 = x.astype(mx.float32)
+    assert hint not in message_of(lambda: assert_close(x32, x64 * 1.00001, what="y"))
 
 
 def test_message_for_wrong_shape() -> None:
@@ -308,10 +343,13 @@ def test_message_for_a_wrong_token() -> None:
         lambda: assert_tokens_equal([*tokens[:9], 7, *tokens[10:]], tokens, what="the tokens")
     )
     assert message == (
-        "the tokens: token 9 is 7, expected 109.\n"
+        "the tokens: index 9 has token id 7, expected 109.\n"
         "  expected   [..., 105, 106, 107, 108, 109, 110, 111, 112, ...]\n"
         "  got        [..., 105, 106, 107, 108, 7, 110, 111, 112, ...]"
     )
+    assert message_of(
+        lambda: assert_tokens_equal(mx.array([5, 0]), [5, 4], what="the draws", place="row")
+    ).startswith("the draws: row 1 has token id 0, expected 4.\n")
 
 
 def test_message_for_missing_tokens() -> None:
@@ -456,7 +494,9 @@ def test_messages_for_distributions() -> None:
                 draws, [0.6, 0.2, 0.2, 0.0], what="draws", names=list("abcd")
             )
         )
-        == "draws: d is drawn, but has probability 0.\n  got        80 of 1,000 draws"
+        == "draws: d is drawn, but has probability 0.\n"
+        "  expected   only a, b, c\n"
+        "  got        80 of 1,000 draws"
     )
     assert message_of(lambda: assert_distribution([0, 7], [0.5, 0.5], what="draws")) == (
         "draws: token 7 is drawn, but the ids are 0 to 1."

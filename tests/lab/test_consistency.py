@@ -85,8 +85,8 @@ def test_a_course_in_step_has_no_problems(tmp_path: Path) -> None:
         ),
         (
             "book/src/week-1-overview.md",
-            "# Week 1",
-            "# Week 1\n\n{{#task 1.1.1}}",
+            "Numbers",
+            "Numbers\n\n{{#task 1.1.1}}",
             ["book/src/week-1-overview.md has {{#task 1.1.1}}, which is no task of this chapter."],
         ),
         (
@@ -94,6 +94,15 @@ def test_a_course_in_step_has_no_problems(tmp_path: Path) -> None:
             "week-1-day-1.md",
             "week-1-day-7.md",
             ["book/src/SUMMARY.md does not list week-1-day-1.md."],
+        ),
+        (
+            "book/src/week-1-day-2.md",
+            "Powers",
+            "Power",
+            [
+                "book/src/week-1-day-2.md must begin with the line `# Week 1, Day 2: Powers`, "
+                "as in course.toml."
+            ],
         ),
     ],
 )

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "generate.py"
+from tiny_llm_lab import PROJECT_ROOT
+
+SCRIPT = PROJECT_ROOT / "scripts" / "generate.py"
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -17,7 +19,7 @@ def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_reference_and_mlx_lm_give_the_same_answer_and_figures() -> None:
     ours, theirs = (generate("Count to 6.", "--solution", name) for name in ("ref", "mlx"))
-    assert ours.stdout.strip() == theirs.stdout.strip() == "1 2 3 4 5 6"
+    assert ours.stdout == theirs.stdout == "1 2 3 4 5 6\n"
     for figure in ("time to first token", "prefill", "decode", "tokens/s"):
         assert figure in ours.stderr and figure in theirs.stderr
 

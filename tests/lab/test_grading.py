@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tiny_llm_lab import PROJECT_ROOT
+
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).resolve().parents[2]
-
 COURSE = """
-title = "Engines"
 given = []
 
 [[week]]
@@ -114,7 +113,7 @@ class SmallCourse:
         self.package = pytester.mkpydir("engine")
         pytester.path.joinpath("course.toml").write_text(COURSE)
         pytester.mkdir("tests")
-        shutil.copy(ROOT / "tests" / "conftest.py", self.path("tests/conftest.py"))
+        shutil.copy(PROJECT_ROOT / "tests" / "conftest.py", self.path("tests/conftest.py"))
         self.path("tests/test_week_1_day_1.py").write_text(DAY_1)
         self.path("tests/test_week_1_day_2.py").write_text(DAY_2)
         self.write("doubling", DOUBLE, DOUBLER)
@@ -186,7 +185,7 @@ def test_untouched_stubs_are_not_started(course: SmallCourse) -> None:
         Week 1 Day 2: Halving
           1.2.1  Half     passed          1 of   1 tests   20 of  20 points
         20 of 35 points.
-        Next: task 1.1.1, Double: book/src/week-1-day-1.md#task-1""")
+        Next: task 1.1.1, Double: Task 1 in book/src/week-1-day-1.md (pdm run book)""")
     assert result.ret == 1
     result.stdout.re_match_lines([r"6 failed, 1 passed in .*s"])
 
@@ -219,6 +218,12 @@ def test_stub_in_one_branch_is_a_failure(course: SmallCourse) -> None:
     )
     result = course.run("-k", "task_1_every")
     result.stdout.fnmatch_lines(["  1.1.1  Double  failed *  2 of   3 tests  (not all run)"])
+
+
+def test_name_that_no_test_has_is_answered_with_those_there_are(course: SmallCourse) -> None:
+    one_day = report_of(course.run("tests/test_week_1_day_1.py", "-k", "task_9"))
+    assert one_day == 'No test of Week 1 Day 1 matches "task_9": it has task_1 to task_2.'
+    assert report_of(course.run("-k", "task_9")) == 'No test matches "task_9".'
 
 
 def test_skip_is_not_verified_and_earns_nothing(course: SmallCourse) -> None:
@@ -261,7 +266,7 @@ def test_run_that_is_stopped_earns_no_points_for_the_rest(course: SmallCourse) -
         Week 1 Day 1: Doubling
           1.1.1  Double  failed          1 of   2 tests  (not all run)
         0 of 10 points.
-        Next: task 1.1.1, Double: book/src/week-1-day-1.md#task-1
+        Next: task 1.1.1, Double.
         !!!!!!!!!!!!!!!!!!!!!!!!!! stopping after 1 failures !!!!!!!!!!!!!!!!!!!!!!!!!!!""")
 
 
@@ -276,7 +281,7 @@ def test_wrong_value(course: SmallCourse) -> None:
         test_task_1_every_element [1]  (tests/test_week_1_day_1.py:7)
         Every element is doubled.
 
-          double(x): 1 of 1 elements is wrong.
+          double(x): its only element is wrong.
             worst at   index [0]
             expected   2
             got        3
@@ -284,15 +289,21 @@ def test_wrong_value(course: SmallCourse) -> None:
             look at    engine/doubling.py:1, in double
             it fails for 2, 3 as well
 
-        read        book/src/week-1-day-1.md#task-1
+        read        Task 1 in book/src/week-1-day-1.md (pdm run book)
         run again   pdm run test-refsol --week 1 --day 1 -- -k task_1
         a hint      pdm run hint 1.1.1
 
         Week 1 Day 1: Doubling
           1.1.1  Double  failed          0 of   3 tests  (not all run)
         0 of 10 points.
-        Next: task 1.1.1, Double: book/src/week-1-day-1.md#task-1""")
+        Next: task 1.1.1, Double.""")
     result.stdout.re_match_lines([r"3 failed, 3 deselected in .*s"])
+
+
+def test_parameters_for_which_a_test_passes(course: SmallCourse) -> None:
+    course.write("doubling", "def double(x):\n    return x + x.size", DOUBLER)
+    report = report_of(course.run("tests/test_week_1_day_1.py", "-k", "task_1_every"))
+    assert "    it fails for 3 as well\n    it passes for 1\n" in report
 
 
 def failure_of(course: SmallCourse, *modules: str) -> str:
@@ -322,6 +333,65 @@ def test_exception_at_the_call_names_the_definition(course: SmallCourse) -> None
         "  TypeError: 'Doubler' object is not callable\n"
         "    look at    engine/doubling.py:1, in Doubler"
     )
+
+
+def test_wrong_result_of_an_object_names_its_method(course: SmallCourse) -> None:
+    shown = failure_of(
+        course, DOUBLE, "class Doubler:\n    def __call__(self, x):\n        return x"
+    )
+    assert shown.splitlines()[-1] == "    look at    engine/doubling.py:5, in Doubler.__call__"
+
+
+def test_wrong_signature_names_its_method(course: SmallCourse) -> None:
+    shown = failure_of(
+        course,
+        """
+        class Doubler:
+            def __init__(self, factor):
+                pass
+
+            def __call__(self, x):
+                return x
+        """,
+    )
+    assert shown.splitlines()[-1] == "    look at    engine/doubling.py:2, in Doubler.__init__"
+
+
+def test_arguments_that_are_not_refused_name_the_constructor(course: SmallCourse) -> None:
+    course.path("tests/test_week_1_day_1.py").write_text(
+        textwrap.dedent("""        from solution import doubling
+        from tiny_llm_lab.course.checks import assert_raises_clearly
+
+        def test_task_2_doubler():
+            assert_raises_clearly(ValueError, lambda: doubling.Doubler(0), what="Doubler(0)")
+        """)
+    )
+    course.write(
+        "doubling",
+        """
+        class Doubler:
+            def __init__(self, x):
+                pass
+
+            def __call__(self, x):
+                return x + x
+        """,
+    )
+    report = report_of(course.run("tests/test_week_1_day_1.py"))
+    assert "  Doubler(0) must raise ValueError, but raises nothing\n" in report
+    assert "    look at    engine/doubling.py:2, in Doubler.__init__\n" in report
+
+
+def test_long_signatures_of_mlx_are_left_out(course: SmallCourse) -> None:
+    shown = failure_of(
+        course,
+        """
+        class Doubler:
+            def __call__(self, x):
+                return x.max(keepdim=True)
+        """,
+    )
+    assert shown.splitlines()[0] == "  TypeError: max() does not accept (array, keepdim: bool)"
 
 
 def test_exception_below_the_solution_names_the_solutions_line(course: SmallCourse) -> None:
@@ -414,6 +484,21 @@ def test_first_failing_tests_of_a_task_are_explained_in_full(course: SmallCourse
     report = report_of(course.run("tests/test_week_1_day_2.py"))
     assert report.count("look at") == 3
     assert report.count(" must be an mx.array, but is a float") == 5
+    assert report.count("(details of the first 3 only; -- -k NAME shows one in full)") == 1
+
+
+def test_tests_that_crash_in_the_same_way_are_explained_once(course: SmallCourse) -> None:
+    test = "import mlx.core as mx\nfrom solution import halving\n"
+    for letter in "abcde":
+        test += f"\ndef test_task_1_{letter}():\n    halving.half(mx.ones(2))\n"
+    course.path("tests/test_week_1_day_2.py").write_text(test)
+    course.write("halving", "def half(x):\n    return x.halved()")
+    report = report_of(course.run("tests/test_week_1_day_2.py"))
+    assert report.count("AttributeError") == report.count("look at") == 1
+    assert (
+        "\n4 more tests fail in the same way: "
+        "test_task_1_b, test_task_1_c, test_task_1_d, test_task_1_e\n" in report
+    )
 
 
 def test_explicit_tb_restores_pytests_own_report(course: SmallCourse) -> None:
@@ -438,7 +523,7 @@ def test_syntax_error(course: SmallCourse) -> None:
     course.write("halving", "def half(x)\n    return x / 2")
     result = course.run()
     assert report_of(result) == textwrap.dedent("""\
-        ======================== Week 1 Day 2 cannot be tested =========================
+        =========================== Day 1.2 cannot be tested ===========================
         SyntaxError: expected ':'
           look at    engine/halving.py:1
                      def half(x)
@@ -447,9 +532,9 @@ def test_syntax_error(course: SmallCourse) -> None:
           1.1.1  Double   passed          5 of   5 tests   10 of  10 points
           1.1.2  Doubler  passed          1 of   1 tests    5 of   5 points
         Week 1 Day 2: Halving
-          1.2.1  Half     failed          0 of   0 tests    0 of  20 points
+          1.2.1  Half     cannot be tested                  0 of  20 points
         15 of 35 points.
-        Next: task 1.2.1, Half: book/src/week-1-day-2.md#task-1""")
+        Next: repair engine/halving.py:1, then run again.""")
     assert result.ret == 1
     result.stdout.re_match_lines([r"6 passed, 1 error in .*s"])
 
@@ -480,6 +565,7 @@ def test_missing_module(course: SmallCourse) -> None:
     (course.package / "halving.py").unlink()
     report = report_of(course.run("tests/test_week_1_day_2.py"))
     assert "\nThere is no engine/halving.py: create it.\n" in report
+    assert report.endswith("\nNext: repair the import, then run again.")
 
 
 def test_missing_module_that_another_imports(course: SmallCourse) -> None:
@@ -502,7 +588,7 @@ def test_one_broken_module_is_reported_once(course: SmallCourse) -> None:
     course.write("halving", "def half(x)\n    return x / 2")
     course.path("tests/test_week_1_day_1.py").write_text(DAY_2)
     report = report_of(course.run())
-    assert " Week 1 Day 1, Week 1 Day 2 cannot be tested " in report
+    assert " Days 1.1 and 1.2 cannot be tested " in report
     assert report.count("SyntaxError") == 1
 
 
@@ -561,8 +647,8 @@ def pdm_run_test() -> Callable[..., subprocess.CompletedProcess[str]]:
         environment = {**os.environ, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1"}
         environment.pop("TINY_LLM_SOLUTION", None)
         return subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "test.py"), *arguments],
-            cwd=ROOT,
+            [sys.executable, str(PROJECT_ROOT / "scripts" / "test.py"), *arguments],
+            cwd=PROJECT_ROOT,
             env=environment,
             capture_output=True,
             text=True,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from synthetic_course import make_course
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.course.hints import next_hint, show_hint
-from tiny_llm_lab.course.manifest import PROJECT_ROOT, CourseError
+from tiny_llm_lab.course.manifest import CourseError
 
 
 def test_levels_come_one_by_one_and_end(tmp_path: Path) -> None:

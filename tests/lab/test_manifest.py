@@ -12,7 +12,6 @@ from tiny_llm_lab.course.manifest import CourseError, Symbol, load_course
 
 def test_everything_is_read(tmp_path: Path) -> None:
     course = make_course(tmp_path)
-    assert course.title == "arithmetic"
     assert [symbol.text for symbol in course.given] == ["basics.LIMIT", "basics.clamp"]
     assert [task.id for task in course.tasks] == ["1.1.1", "1.1.2", "1.2.1", "1.2.2", "1.2.3"]
     task = course.task("1.1.2")
@@ -66,7 +65,7 @@ def test_symbols_say_where_they_are() -> None:
         ('["shapes.Square"]', "[1]", "must be strings"),
         ('["shapes.Square"]', '["basics.power"]', "Week 1 Day 1 and to Week 1 Day 2"),
         ('hints = ["How many sides?", "All', 'hints = [3, "All', "must be strings"),
-        ('title = "arithmetic"\n', "", "course.toml lacks the key 'title'"),
+        ('title = "Numbers"\n', "", "week 1 lacks the key 'title'"),
     ],
 )
 def test_a_wrong_manifest_gets_one_sentence(
@@ -82,7 +81,10 @@ def test_a_wrong_manifest_gets_one_sentence(
 def test_a_missing_or_empty_manifest_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match=r"course\.toml is missing"):
         load_course(tmp_path)
-    (tmp_path / "course.toml").write_text("title = 'x'\nweek = []\n")
+    (tmp_path / "course.toml").write_text("")
+    with pytest.raises(CourseError, match="lacks the key 'week'"):
+        load_course(tmp_path)
+    (tmp_path / "course.toml").write_text("week = []\n")
     with pytest.raises(CourseError, match="the course has no week"):
         load_course(tmp_path)
     (tmp_path / "course.toml").write_text(MANIFEST.replace("[[week.day]]", "[[week.dya]]"))

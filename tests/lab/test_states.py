@@ -3,21 +3,17 @@
 from pathlib import Path
 
 import pytest
-from synthetic_course import edit, make_course
+from synthetic_course import edit
 
 from tiny_llm_lab.course import states
 from tiny_llm_lab.course.graded_tests import Outcome
 from tiny_llm_lab.course.manifest import Course
-from tiny_llm_lab.course.skeleton import build_package, read_package
+from tiny_llm_lab.course.packages import read_package
+from tiny_llm_lab.course.skeleton import build_package
 from tiny_llm_lab.course.states import check_last_state, check_skeleton, check_state, write_state
 
 TESTS_1 = "tests/test_week_1_day_1.py"
 TESTS_2 = "tests/test_week_1_day_2.py"
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return make_course(tmp_path)
 
 
 def test_a_state_is_a_package(course: Course, tmp_path: Path) -> None:
@@ -157,7 +153,7 @@ def test_a_task_without_tests_is_noticed(course: Course) -> None:
 def test_a_skeleton_that_is_not_the_generated_one_is_noticed(course: Course) -> None:
     course = edit(course, "src/tiny_llm_ref/basics.py", "Twice `x`.", "The double of `x`.")
     assert check_skeleton(course) == [
-        "src/tiny_llm: basics.py is not what is generated from the reference."
+        "src/tiny_llm/basics.py is not what is generated from the reference."
     ]
 
 

@@ -6,8 +6,9 @@ import re
 import mlx.core as mx
 import pytest
 
+from tiny_llm_lab import PROJECT_ROOT
 from tiny_llm_lab.generation import chat_prompt
-from tiny_llm_lab.models import EMBEDDED_MODELS, PROJECT_ROOT, load_model
+from tiny_llm_lab.models import EMBEDDED_MODELS, load_model
 from tiny_llm_lab.tiny_model import heldout, out_of_world
 from tiny_llm_lab.tiny_model.corpus import GREETING, conversation
 from tiny_llm_lab.tiny_model.evaluation import categories, score
@@ -16,7 +17,7 @@ from tiny_llm_lab.tiny_model.out_of_world import REFUSAL
 DRAFT = PROJECT_ROOT / "models" / "tiny-qwen3-draft"
 
 
-def conversations(seed: int, number: int = 400) -> list[str]:
+def conversations(seed: int, number: int = 200) -> list[str]:
     rng = random.Random(seed)
     return ["".join(text for text, _ in conversation(rng, 256)) for _ in range(number)]
 
@@ -29,14 +30,19 @@ def test_held_out_names_and_requests_are_not_in_the_corpus() -> None:
     text = "\n".join(conversations(3)).lower()
     words = set(re.findall(r"[a-z]+", text))
     assert not words & {name.lower() for name in heldout.NAMES}
-    assert not [request for request in heldout.REQUESTS if request.lower() in text]
-    templates = {
-        template.lower().strip(".?!")
+    said = set(re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", text, re.DOTALL))
+    assert not said & {request.lower() for request in heldout.REQUESTS}
+    # Nor does any fit a template, whatever word stands in the template's slots.
+    patterns = [
+        re.compile(
+            re.sub(r"\\\{\w+\\\}", r"\\S+", re.escape(template.rstrip(".?!"))), re.IGNORECASE
+        )
         for name, templates in vars(out_of_world).items()
         if name.isupper() and not name.startswith("_") and isinstance(templates, list)
         for template in templates
-    }
-    assert not [r for r in heldout.REQUESTS if r.lower().strip(".?!") in templates]
+    ]
+    for request in heldout.REQUESTS:
+        assert not any(pattern.fullmatch(request.rstrip(".?!")) for pattern in patterns), request
 
 
 def test_held_out_phrasings_are_not_in_the_corpus() -> None:

@@ -45,12 +45,19 @@ _LOG_PROBLEM = re.compile(r"^\s*(?:\[?\d{4}-\S+\s+)?(?:\[?)(WARN|ERROR)\b\]?:?\s
 _PREPROCESSOR_PROBLEM = re.compile(r"^book/src/([^:]+)(?::(\d+))?: (.*)$")
 
 
+class MdbookMissing(Exception):
+    """mdBook is not installed; the message says so, and what to do."""
+
+
 def run_mdbook(book: Path, arguments: list[str]) -> subprocess.Popen[str]:
     """Start mdBook with this Python's programs on its path and no settings from outside.
 
     Args:
         book: the folder of book.toml.
         arguments: mdBook's subcommand and options; the folder is added.
+
+    Raises:
+        MdbookMissing: there is no mdBook.
     """
     # MDBOOK_* variables change the configuration, and RUST_LOG could silence the log.
     outside = ("MDBOOK_", "RUST_LOG")
@@ -59,7 +66,7 @@ def run_mdbook(book: Path, arguments: list[str]) -> subprocess.Popen[str]:
     env["PATH"] = os.pathsep.join([programs, env.get("PATH", "")])
     mdbook = shutil.which("mdbook", path=env["PATH"])
     if mdbook is None:
-        raise FileNotFoundError("mdbook is not installed; `pdm install` brings it")
+        raise MdbookMissing("mdBook is not installed: run `pdm sync -G dev`.")
     subcommand, *options = arguments
     return subprocess.Popen(
         [mdbook, subcommand, str(book), *options], env=env, stderr=subprocess.PIPE, text=True
@@ -75,6 +82,9 @@ def build(book: Path, output: Path) -> list[Problem]:
 
     Returns:
         All problems; empty if the book can be published.
+
+    Raises:
+        MdbookMissing: there is no mdBook.
     """
     problems = check_config(book / "book.toml") + check_summary(book / "src")
     if problems:

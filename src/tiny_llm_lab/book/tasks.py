@@ -49,8 +49,7 @@ def render_task(course: Course, task: Task, shown: dict[Symbol, Task]) -> str:
                 f"as in Task {first.number}</summary>"
             )
             parts += [f"<details>{summary}", contract, "</details>"]
-    command = f"pdm run test --week {task.week} --day {task.day} -- -k task_{task.number}"
-    parts += [f"```sh\n{command}\n```", "</div>"]
+    parts += [f"```sh\npdm run test {task.test_options}\n```", "</div>"]
     return "\n\n".join(parts)
 
 

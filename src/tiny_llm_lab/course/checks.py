@@ -55,6 +55,14 @@ FALSE_ALARM = 1e-9
 SHOWN = 8
 
 
+# Steps in half precision instead of float32 make errors of up to this many times the tolerance.
+MOST_BY_ROUNDING = 20
+
+NAN_HINT = (
+    "  NaN comes from inf - inf, inf / inf or 0 * inf: look for an exp or a mask that is infinite."
+)
+
+
 class CheckFailure(AssertionError):
     """A student's result is wrong; the message is meant to be read by the student."""
 
@@ -129,10 +137,13 @@ def assert_close(
     error = np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
     wrong = error > tolerance
     if wrong.any():
-        raise CheckFailure(_wrong_elements(what, got, oracle, error, tolerance, wrong, names))
+        # A float32 cannot be 1e-87: what is expected is shown as the dtype has it.
+        shown = _rounded(oracle, dtype) if dtype in UNIT_ROUNDOFF else oracle
+        message = _wrong_elements(what, got, shown, error, tolerance, wrong, names)
+        raise CheckFailure(message + _about_half_precision(error, tolerance, dtype))
 
 
-def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
+def assert_tokens_equal(actual: Any, expected: Any, *, what: str, place: str = "index") -> None:
     """Compare token ids exactly: an integer `mx.array` of any integer dtype, or a list of ints.
 
     Args:
@@ -140,6 +151,7 @@ def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
         expected: an `mx.array` or anything `np.asarray` takes, of the shape that `actual` must
             have.
         what: names the result for the student.
+        place: what the tokens are counted by: `row`, if there is one for each row.
 
     Raises:
         CheckFailure: naming the first token that differs, with its neighbours.
@@ -160,7 +172,7 @@ def assert_tokens_equal(actual: Any, expected: Any, *, what: str) -> None:
     if first == common:
         headline = f"{what}: {len(got)} tokens, expected {len(wanted)}."
     else:
-        headline = f"{what}: token {first} is {got[first]}, expected {wanted[first]}."
+        headline = f"{what}: {place} {first} has token id {got[first]}, expected {wanted[first]}."
     start = max(0, first - SHOWN // 2)
     raise CheckFailure(
         f"{headline}\n  expected   {_excerpt(wanted, start)}\n  got        {_excerpt(got, start)}"
@@ -215,11 +227,11 @@ def assert_raises_clearly(
     except NotImplementedError:
         raise
     except exception as error:
-        check(
-            str(error).strip(),
-            f"{what} raises {exception.__name__} without a message.\n"
-            "  expected   one sentence: what is wrong with the input",
-        )
+        if not str(error).strip():
+            raise CheckFailure(
+                f"{what} raises {exception.__name__} without a message.\n"
+                "  expected   one sentence: what is wrong with the input"
+            ) from error
     except Exception as error:
         raise CheckFailure(
             f"{what} raises the wrong exception.\n"
@@ -290,8 +302,11 @@ def assert_distribution(
     impossible = np.flatnonzero((share > 0) & (expected <= 0))
     if len(impossible):
         token = int(impossible[0])
+        possible = [name(int(index)) for index in np.flatnonzero(expected > 0)]
+        more = ", ..." if len(possible) > SHOWN else ""
         raise CheckFailure(
             f"{what}: {name(token)} is drawn, but has probability 0.\n"
+            f"  expected   only {', '.join(possible[:SHOWN])}{more}\n"
             f"  got        {np.count_nonzero(drawn == token):,} of {len(drawn):,} draws"
         )
     surprise = len(drawn) * _relative_entropy(share, expected)
@@ -362,7 +377,8 @@ def _wrong_elements(
         lines = [f"{what} is wrong."]
     else:
         verb = "is" if count == 1 else "are"
-        lines = [f"{what}: {count:,} of {wrong.size:,} elements {verb} wrong."]
+        share = f"{count:,} of {wrong.size:,} elements {verb}"
+        lines = [f"{what}: {'its only element is' if wrong.size == 1 else share} wrong."]
         place = f"index [{', '.join(map(str, index))}]"
         if names:
             pairs = zip(names, index, strict=True)
@@ -372,11 +388,13 @@ def _wrong_elements(
             lines.append(f"  only where {pattern}")
     lines.append(f"  expected   {_number(oracle[index])}")
     lines.append(f"  got        {_number(got[index])}")
-    if np.isfinite(error[index]) and tolerance[index] > 0:
-        lines.append(
-            f"  error      {error[index]:.3g}, {_times(ratio[index])} the tolerance of "
-            f"{tolerance[index]:.2g}"
-        )
+    if np.isnan(got[index]):
+        lines.append(NAN_HINT)
+    elif np.isfinite(error[index]) and tolerance[index] > 0:
+        relation = f"{_times(ratio[index])} the tolerance of {tolerance[index]:.2g}"
+        if oracle[index] == 0 and tolerance[index] <= max(SMALLEST.values()):
+            relation = "where exactly 0 is expected"
+        lines.append(f"  error      {error[index]:.3g}, {relation}")
     if got.size > 1:
         lines.append(
             f"  shape      {_shape(got.shape)}" + (f"  ({' x '.join(names)})" if names else "")
@@ -385,9 +403,22 @@ def _wrong_elements(
         start = max(0, min(index[-1] - SHOWN // 2, got.shape[-1] - SHOWN))
         if got.shape[-1] > 1:
             title = "its row" if got.shape[-1] <= SHOWN else "around it"
-            lines.append(f"  {title:<10} expected {_excerpt(oracle[row], start)}")
-            lines.append(f"  {'':<10} got      {_excerpt(got[row], start)}")
+            digits = _telling_digits(oracle[index], got[index])
+            lines.append(f"  {title:<10} expected {_excerpt(oracle[row], start, digits)}")
+            lines.append(f"  {'':<10} got      {_excerpt(got[row], start, digits)}")
     return "\n".join(lines)
+
+
+def _about_half_precision(
+    error: npt.NDArray[Any], tolerance: npt.NDArray[Any], dtype: mx.Dtype
+) -> str:
+    """One more line where all errors are as small as those of steps in half precision."""
+    if dtype not in (mx.float16, mx.bfloat16) or np.any(error > MOST_BY_ROUNDING * tolerance):
+        return ""
+    return (
+        f"\n  Errors of this size may come from steps in {dtype_name(dtype)}: "
+        "compute in float32 and convert the result."
+    )
 
 
 def _pattern(wrong: npt.NDArray[np.bool_], names: Sequence[str] | None) -> str:
@@ -407,6 +438,12 @@ def _pattern(wrong: npt.NDArray[np.bool_], names: Sequence[str] | None) -> str:
             where = _excerpt(places, 0)
         parts.append(f"{names[axis] if names else f'axis {axis}'} = {where}")
     return ", ".join(parts)
+
+
+def _rounded(x: npt.NDArray[Any], dtype: mx.Dtype) -> npt.NDArray[Any]:
+    """`x` as an array of `dtype` holds it."""
+    with np.errstate(under="ignore", over="ignore"):
+        return _to_numpy(mx.array(x.astype(np.float32)).astype(dtype))
 
 
 def _to_numpy(x: Any) -> npt.NDArray[Any]:
@@ -464,10 +501,15 @@ def _times(ratio: float) -> str:
     return f"{float(f'{ratio:.3g}'):,.0f} times" if ratio < 1e9 else f"{ratio:.0e} times"
 
 
-def _excerpt(values: npt.NDArray[Any], start: int) -> str:
+def _telling_digits(a: Any, b: Any) -> int:
+    """The digits that tell two floats apart: at least 4, and 9 are enough for any float32."""
+    return next((digits for digits in range(4, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 9)
+
+
+def _excerpt(values: npt.NDArray[Any], start: int, digits: int = 4) -> str:
     """Up to `SHOWN` elements of one axis from `start` on, with dots where there are more."""
     end = start + SHOWN
-    shown = [str(v) if isinstance(v, np.integer) else f"{v:.4g}" for v in values[start:end]]
+    shown = [str(v) if isinstance(v, np.integer) else f"{v:.{digits}g}" for v in values[start:end]]
     if start > 0:
         shown.insert(0, "...")
     if end < len(values):

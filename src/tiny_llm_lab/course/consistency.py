@@ -64,13 +64,19 @@ def _check_tests(course: Course) -> Iterator[str]:
 def _check_book(course: Course) -> Iterator[str]:
     summary = course.book / "SUMMARY.md"
     listed = set(_LINK.findall(summary.read_text(encoding="utf-8"))) if summary.is_file() else set()
-    for chapter in [
-        c for week in course.weeks for c in (week.chapter, *(d.chapter for d in week.days))
-    ]:
-        if not (course.book / chapter).is_file():
+    chapters = [(week.chapter, f"Week {week.number}: {week.title}") for week in course.weeks]
+    chapters += [
+        (day.chapter, f"Week {day.week}, Day {day.number}: {day.title}") for day in course.days
+    ]
+    for chapter, heading in chapters:
+        path = course.book / chapter
+        if not path.is_file():
             yield f"The chapter book/src/{chapter} is missing."
-        elif chapter not in listed:
+            continue
+        if chapter not in listed:
             yield f"book/src/SUMMARY.md does not list {chapter}."
+        if path.read_text(encoding="utf-8").partition("\n")[0] != f"# {heading}":
+            yield f"book/src/{chapter} must begin with the line `# {heading}`, as in course.toml."
     day_of = {course.book / day.chapter: day for day in course.days}
     for path in sorted(course.book.rglob("*.md")):
         yield from _check_headers(path.relative_to(course.root), path, day_of.get(path))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from . import solution
 from .checks import CheckFailure
 from .manifest import Symbol, Task
 
@@ -45,9 +46,7 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
     """
     if isinstance(error, SyntaxError) and error.filename is not None:
         return _describe_syntax_error(error)
-    raised_at = deepest_location(error.__traceback__, package)
-    if raised_at is None and error.__cause__ is not None:
-        raised_at = deepest_location(error.__cause__.__traceback__, package)
+    raised_at = _raised_at(error, package)
     lines = _missing_name(error, package) or _message(error)
     if raised_at is not None:
         lines.append(f"  look at    {raised_at}")
@@ -56,9 +55,33 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
             lines.append(f"             {_shorten(source)}")
     elif task is not None:
         for symbol in task.symbols:
-            place = find_definition(symbol, package) or os.path.relpath(package / symbol.file)
+            tested = _tested_method(symbol, package, error)
+            place = find_definition(tested, package) or os.path.relpath(package / symbol.file)
             lines.append(f"  look at    {place}")
     return lines
+
+
+def place(error: BaseException, package: Path) -> str:
+    """The line of the package to repair, as `src/tiny_llm/attention.py:55`, or "".
+
+    An import of what the package does not hold is not named: it may well be right.
+    """
+    if _missing_name(error, package):
+        return ""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{os.path.relpath(error.filename)}:{error.lineno}"
+    raised_at = _raised_at(error, package)
+    return f"{os.path.relpath(raised_at.path)}:{raised_at.line}" if raised_at else ""
+
+
+def is_of_the_solution(error: BaseException, package: Path) -> bool:
+    """Whether the solution, not the test file, is why the import of a test file ended so."""
+    if isinstance(error, SyntaxError):
+        return _is_in(error.filename or "", package)
+    name = (error.name or "") if isinstance(error, ImportError) else ""
+    if name.split(".")[0] in (package.name, solution.ALIAS):
+        return True
+    return deepest_location(error.__traceback__, package) is not None
 
 
 def is_stub(error: BaseException, package: Path) -> bool:
@@ -99,6 +122,31 @@ def find_definition(symbol: Symbol, package: Path) -> Location | None:
     return Location(path, line, symbol.name) if line is not None else None
 
 
+def _raised_at(error: BaseException, package: Path) -> Location | None:
+    raised_at = deepest_location(error.__traceback__, package)
+    if raised_at is None and error.__cause__ is not None:
+        raised_at = deepest_location(error.__cause__.__traceback__, package)
+    return raised_at
+
+
+def _tested_method(symbol: Symbol, package: Path, error: BaseException) -> Symbol:
+    """The method of a class that an error is about; the symbol itself if there is none.
+
+    The message names the call: `Embedding(...).as_linear(x)`, `RMSNorm(...)(x)`, or `RMSNorm(...)`
+    where its arguments should have been refused.
+    """
+    headline = str(error).strip().partition("\n")[0]
+    methods = re.findall(r"\.(\w+)\(", headline)
+    if isinstance(error, AssertionError):
+        is_about_arguments = re.search(r" raises? ", headline) and ")(" not in headline
+        methods.append("__init__" if is_about_arguments else "__call__")
+    for method in methods:
+        tested = Symbol(f"{symbol.text}.{method}")
+        if find_definition(tested, package) is not None:
+            return tested
+    return symbol
+
+
 def _is_in(filename: str, package: Path) -> bool:
     # Not a file are names such as `<string>`, which would resolve to the current folder.
     path = Path(filename)
@@ -114,11 +162,25 @@ def _message(error: BaseException) -> list[str]:
         # An assertion of a test; one of the solution shows its line below.
         text = text or "An assertion does not hold."
     else:
+        text = _without_signatures(text)
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     lines = text.splitlines()
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES} more lines)"]
     return [_shorten(line) for line in lines]
+
+
+def _without_signatures(text: str) -> str:
+    """`max() does not accept (array, keepdim: bool)` for what MLX says in many long lines."""
+    match = re.fullmatch(
+        r"(\w+\(\)): incompatible function arguments\..*\nInvoked with types: ([^\n]*)",
+        text,
+        flags=re.DOTALL,
+    )
+    if match is None:
+        return text
+    types = re.sub(r"kwargs = \{ (.*) \}", r"\1", match[2]).replace("mlx.core.", "")
+    return f"{match[1]} does not accept ({types})"
 
 
 def _missing_name(error: BaseException, package: Path) -> list[str]:
@@ -142,8 +204,8 @@ def _missing_module(path: Path) -> str:
 
 
 def _describe_syntax_error(error: SyntaxError) -> list[str]:
-    where = os.path.relpath(error.filename or "")
-    lines = [f"{type(error).__name__}: {error.msg}", f"  look at    {where}:{error.lineno}"]
+    where = f"{os.path.relpath(error.filename or '')}:{error.lineno}"
+    lines = [f"{type(error).__name__}: {error.msg}", f"  look at    {where}"]
     source = (error.text or "").rstrip()
     if source.strip():
         lines.append(f"             {_shorten(source.strip())}")

@@ -15,7 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .manifest import Course, CourseError, Day, Task
+from .manifest import Course, CourseError, Day
+
+# How `pdm run test` and everything else here runs pytest: a file that cannot be imported must not
+# keep the others from being tested, and plugins that happen to be installed only take time.
+PYTEST_OPTIONS = ("-q", "--continue-on-collection-errors", "--disable-plugin-autoload")
 
 _TEST_NAME = re.compile(r"test_task_(\d+)_")
 
@@ -29,8 +33,10 @@ class Outcome:
         result: `passed`, `failed`, `skipped` or `error` (in a fixture, while collecting, or
             because the process died).
         error: the type of the exception, such as `CheckFailure`; empty if none.
-        message: the message of the exception.
+        message: the message of the exception; for a file that the solution keeps from being
+            imported, the lines that explain why.
         stub: whether a function of the package raised it to say that it is not written yet.
+        place: the file and line of the solution that keep a test file from being imported.
     """
 
     test: str
@@ -38,6 +44,7 @@ class Outcome:
     error: str
     message: str
     stub: bool
+    place: str = ""
 
     @property
     def file(self) -> str:
@@ -73,13 +80,6 @@ def list_tests(course: Course, day: Day) -> list[str]:
     return [node.name for node in nodes if node.name.startswith(("test", "Test"))]
 
 
-def list_task_tests(course: Course, task: Task) -> list[str]:
-    """pytest's names of the test functions of one task."""
-    day = course.day(task.week, task.day)
-    names = list_tests(course, day)
-    return [f"{day.tests}::{name}" for name in names if task_number(name) == task.number]
-
-
 def run_tests(
     course: Course,
     tests: list[str],
@@ -106,13 +106,10 @@ def run_tests(
         "TINY_LLM_SOLUTION": "tiny_llm",
         "TINY_LLM_OUTCOMES": str(write_end),
         "PYTHONPATH": os.pathsep.join(paths),
-        # Graded tests need no plugin that happens to be installed; some take a second to load.
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
-    options = ["-q", "--tb=no", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
-    options += ["-p", "tiny_llm_lab.course.outcomes"]
+    options = ["--tb=no", "-p", "no:cacheprovider", "-p", "tiny_llm_lab.course.outcomes"]
     outcomes: dict[str, Outcome] = {}
-    command = [sys.executable, "-m", "pytest", *options, *tests]
+    command = [sys.executable, "-m", "pytest", *PYTEST_OPTIONS, *options, *tests]
     with (
         tempfile.TemporaryFile("w+") as output,
         os.fdopen(read_end, encoding="utf-8") as reports,

@@ -23,7 +23,7 @@ from .checks import dtype_name
 from .graded_tests import task_number
 from .manifest import Course, CourseError, Day, Task, load_course
 from .skeleton import stub_of_another_task
-from .task_report import print_failures, print_table
+from .task_report import print_failures, print_no_match, print_table
 from .task_results import GradedTest, Status, TaskResults
 
 # Far above what any graded test needs, on any machine: only a loop that never ends reaches it.
@@ -59,14 +59,12 @@ class Grading:
             return report
         if report.skipped and isinstance(report.longrepr, tuple):
             self.results.unverified_days[day] = report.longrepr[2].removeprefix("Skipped: ")
-        call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
-        if report.failed and call is not None and call.excinfo is not None:
-            error = call.excinfo.value
-            if isinstance(error, collector.CollectError) and error.__cause__ is not None:
-                error = error.__cause__
-            if self._is_about_the_solution(error):
-                lines = tuple(failure.describe(error, None, solution.package_folder()))
-                self.results.broken_days.setdefault(lines, []).append(day)
+        error = collection_error(report)
+        package = solution.package_folder()
+        if error is not None and failure.is_of_the_solution(error, package):
+            lines = tuple(failure.describe(error, None, package))
+            self.results.broken_days.setdefault(lines, []).append(day)
+            self.results.to_repair = self.results.to_repair or failure.place(error, package)
         return report
 
     def pytest_make_parametrize_id(self, val: object) -> str | None:
@@ -97,6 +95,7 @@ class Grading:
             test = self.results.tests.pop(item.nodeid, None)
             if test is not None:
                 self.results.incomplete.add(test.task)
+                self.results.deselected.add(test.task)
 
     # --- running ----------------------------------------------------------------------------
 
@@ -148,7 +147,11 @@ class Grading:
                 test.note = stub_of_another_task(self.course, test.task, str(error))
             else:
                 test.status = Status.FAILED
-                test.message = failure.describe(error, test.task, solution.package_folder())
+                package = solution.package_folder()
+                test.message = failure.describe(error, test.task, package)
+                if not isinstance(error, AssertionError):
+                    place = failure.place(error, package) or test.message[0]
+                    test.crash = f"{type(error).__name__} {place}"
                 test.printed = report.capstdout
         elif report.skipped:
             test.status = Status.NOT_VERIFIED
@@ -172,7 +175,9 @@ class Grading:
     # --- the report -------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode
+    ) -> Generator[None]:
         """Print the failures and the table; pytest's own sections show the other tests only."""
         self._clear_progress()
         if not self.explains:
@@ -186,6 +191,10 @@ class Grading:
             stats.update(everything)
             print_failures(terminalreporter, self.results)
         print_table(terminalreporter, self.results)
+        keyword = self.config.getoption("keyword")
+        nothing_ran = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        if keyword and nothing_ran and self.results.deselected:
+            print_no_match(terminalreporter, self.results, keyword)
 
     def _is_explained(self, report: Any) -> bool:
         """Whether this plugin reports a test's or a file's result in its own way."""
@@ -203,15 +212,6 @@ class Grading:
     def _task_of(self, item: pytest.Item) -> Task | None:
         day, number = self._day_of(item), task_number(item.name)
         return next((task for task in day.tasks if task.number == number), None) if day else None
-
-    def _is_about_the_solution(self, error: BaseException) -> bool:
-        package = solution.package_folder()
-        if isinstance(error, SyntaxError):
-            return Path(error.filename or "").resolve().is_relative_to(package)
-        if failure.deepest_location(error.__traceback__, package) is not None:
-            return True
-        name = (error.name or "") if isinstance(error, ImportError) else ""
-        return name.split(".")[0] in (solution.package_name(), solution.ALIAS)
 
     @contextmanager
     def _time_limit(self, item: pytest.Item) -> Iterator[None]:
@@ -255,6 +255,18 @@ class Grading:
     def _terminal(self) -> pytest.TerminalReporter | None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         return reporter if isinstance(reporter, pytest.TerminalReporter) else None
+
+
+def collection_error(report: pytest.CollectReport) -> BaseException | None:
+    """The exception that kept pytest from importing a test file; None if there was none."""
+    call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
+    if call is None or call.excinfo is None or not report.failed:
+        return None
+    error = call.excinfo.value
+    # pytest puts the exceptions of an import into its own.
+    if isinstance(error, pytest.Collector.CollectError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
 
 
 def _skip_reason(report: pytest.TestReport) -> str:

@@ -2,7 +2,6 @@
 
 The keys of course.toml, all required unless a default is given:
 
-    title                 the name of the course
     given                 definitions of the reference that the skeleton keeps whole, written as
                           symbols are (`models.Config`); default none
     [[week]]              number, title, chapter (its overview, a file of book/src)
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROJECT_ROOT = Path(__file__).resolve().parents[3]
+from tiny_llm_lab import PROJECT_ROOT
 
 HINT_LEVELS = 3
 
@@ -81,6 +80,11 @@ class Task:
         """`week.day.task`, such as `1.3.2`."""
         return f"{self.week}.{self.day}.{self.number}"
 
+    @property
+    def test_options(self) -> str:
+        """What `pdm run test` takes to run this task's tests alone."""
+        return f"--week {self.week} --day {self.day} -- -k task_{self.number}"
+
 
 @dataclass(frozen=True)
 class Day:
@@ -123,7 +127,6 @@ class Course:
     """
 
     root: Path
-    title: str
     given: tuple[Symbol, ...]
     weeks: tuple[Week, ...]
 
@@ -207,12 +210,9 @@ def load_course(root: Path = PROJECT_ROOT) -> Course:
         raise CourseError(f"{path} is missing.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CourseError(f"{path} is not valid TOML: {error}.") from error
-    table = _check_table(
-        {"given": [], **data}, "course.toml", {"title": str, "given": list, "week": list}
-    )
+    table = _check_table({"given": [], **data}, "course.toml", {"given": list, "week": list})
     course = Course(
         root=root,
-        title=table["title"],
         given=_symbols(table["given"], "given"),
         weeks=tuple(_week(*item) for item in _numbered(table["week"], "week", "")),
     )

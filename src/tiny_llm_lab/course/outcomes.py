@@ -11,16 +11,31 @@ from collections.abc import Generator
 import pytest
 
 from . import failure, solution
+from .grading import collection_error
 
 ENVIRONMENT_VARIABLE = "TINY_LLM_OUTCOMES"
 
 
-def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Report a file that cannot be imported."""
-    if report.failed:
-        # The last line of pytest's text is the exception's, behind the margin `E   `.
-        last_line = str(report.longrepr).strip().rpartition("\n")[2].removeprefix("E").strip()
-        _send(test=report.nodeid, result="error", error="", message=last_line, stub=False)
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Report a file that cannot be imported, and the line of the solution if that is why."""
+    report = yield
+    error = collection_error(report)
+    if error is not None:
+        package = solution.package_folder()
+        is_ours = failure.is_of_the_solution(error, package)
+        lines = failure.describe(error, None, package) if is_ours else [str(error)]
+        _send(
+            test=report.nodeid,
+            result="error",
+            error=type(error).__name__,
+            message="\n".join(lines),
+            place=failure.place(error, package),
+            stub=False,
+        )
+    return report
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .graded_tests import Outcome, list_task_tests, run_tests
+from .graded_tests import Outcome, run_tests
 from .manifest import Course, Task
-from .skeleton import is_written, stub_of_another_task
+from .skeleton import stub_of_another_task
+from .student_work import is_begun
 from .task_results import Status, task_status
 
 
@@ -21,6 +22,9 @@ class TaskProgress:
         passed: the number of tests that passed.
         tests: the number of tests that were run; 0 if the task's stubs are untouched.
         needs: the message of another task's stub that a test ran into, empty if there was none.
+        broken: what keeps the task's tests from being imported, in lines; empty if nothing does.
+        to_repair: the line of the package that does, such as `src/tiny_llm/attention.py:55`;
+            empty if there is none.
     """
 
     task: Task
@@ -28,32 +32,27 @@ class TaskProgress:
     passed: int = 0
     tests: int = 0
     needs: str = ""
-
-
-def started_tasks(course: Course) -> list[Task]:
-    """The tasks for which the student has written anything."""
-    return [task for task in course.tasks if is_written(course, task)]
+    broken: str = ""
+    to_repair: str = ""
 
 
 def measure_progress(
-    course: Course,
-    started: list[Task],
-    report: Callable[[Task], None] = lambda task: None,
+    course: Course, report: Callable[[Task], None] = lambda task: None
 ) -> list[TaskProgress]:
-    """Run the tests of the tasks that are started, and say where every task stands.
+    """Run the tests of the days that the student has begun, and say where every task stands.
 
     Args:
         course: the course.
-        started: what `started_tasks` gives.
         report: called with the task of each test that has run.
 
     Raises:
         CourseError: a test file is missing, or pytest could not run.
     """
+    started = [task for task in course.tasks if is_begun(course, task)]
     file_of = {task: course.day(task.week, task.day).tests for task in started}
 
     def tasks_of(outcome: Outcome) -> list[Task]:
-        # A test file that cannot be imported, which has no task's number, fails all its tasks.
+        # A test file that cannot be imported, which has no task's number, concerns all its tasks.
         return [
             task
             for task in started
@@ -65,9 +64,11 @@ def measure_progress(
             report(task)
 
     outcomes: dict[Task, list[Outcome]] = {task: [] for task in started}
-    tests = [test for task in started for test in list_task_tests(course, task)]
-    if tests:
-        for outcome in run_tests(course, tests, course.student.parent, report_tasks):
+    # Whole files: pytest runs nothing at all if it does not find a test that is asked for by name,
+    # as in a file that it cannot import.
+    files = list(dict.fromkeys(file_of.values()))
+    if files:
+        for outcome in run_tests(course, files, course.student.parent, report_tasks):
             for task in tasks_of(outcome):
                 outcomes[task].append(outcome)
     return [
@@ -104,6 +105,11 @@ def as_json(progress: list[TaskProgress]) -> dict[str, Any]:
 
 
 def _judge(course: Course, task: Task, outcomes: list[Outcome]) -> TaskProgress:
+    for outcome in outcomes:
+        if outcome.task_number is None:
+            return TaskProgress(
+                task, Status.CANNOT_BE_TESTED, broken=outcome.message, to_repair=outcome.place
+            )
     statuses = [_status(outcome) for outcome in outcomes]
     needs = [
         stub_of_another_task(course, task, outcome.message) for outcome in outcomes if outcome.stub

@@ -1,23 +1,14 @@
 """Derives a student's package from the reference: the bodies of the tasks' symbols become stubs.
 
-Python needs no marks in the reference: the syntax tree says where a body begins and ends, and the
-text around it stays as it is. Other files (C++, Metal) mark what a student has to write:
-
-    // BEGIN SOLUTION matvec
-    ...
-    // END SOLUTION
-
-A student edits the generated files, so a difference from the skeleton is no fault by itself:
-`differences` finds a skeleton that has fallen behind the reference, `written` a student's work.
+The text around a body, or around a marked region, stays as it is.
 """
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from .manifest import Course, CourseError, Day, Symbol, Task
+from .packages import Function, functions, is_docstring, owner, read_package, regions
 
 LINE_LENGTH = 100
 
@@ -26,13 +17,7 @@ STUDENT_DOCSTRING = '''"""Your LLM serving engine, written day by day.
 A function that you have not written yet raises NotImplementedError and names its task.
 """'''
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-_MARK = re.compile(r"(BEGIN|END) SOLUTION")
-_BEGIN = re.compile(r"^(?P<indent>\s*)(?P<comment>\S+) BEGIN SOLUTION (?P<name>\S+)\s*$")
 _WORD = re.compile(r"[\w.]+\W?")
-_TODO = re.compile(r"^\s*\S+ TODO Week \d")
-_END = re.compile(r"^\s*\S+ END SOLUTION\s*$")
 
 
 @dataclass(frozen=True)
@@ -42,17 +27,6 @@ class Definition:
     name: str
     node: Function
     tasks: tuple[Task, ...]
-
-
-@dataclass(frozen=True)
-class Region:
-    """A marked region of a file that is not Python: the lines between its two marks."""
-
-    name: str
-    start: int
-    end: int
-    indent: str
-    comment: str
 
 
 def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
@@ -86,81 +60,20 @@ def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
     return package
 
 
-def read_package(folder: Path) -> dict[str, str]:
-    """The text of each file of a package, by its path relative to the folder."""
-    return {
-        path.relative_to(folder).as_posix(): _read(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
-    }
-
-
-def write_package(package: dict[str, str], folder: Path) -> None:
-    """Write the files of a package into a folder, which is made if need be."""
-    for file, text in package.items():
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
-def write_skeleton(course: Course) -> None:
-    """Regenerate the student's package in the project.
-
-    Raises:
-        CourseError: the package holds a student's work, which is never overwritten.
-    """
-    package = build_package(course)
-    if work := written(course):
-        raise CourseError(
-            f"{course.student} holds work in {', '.join(work)}, which is never overwritten; "
-            "move the folder away to have a new one generated."
-        )
-    write_package(package, course.student)
-
-
 def differences(course: Course) -> list[str]:
     """Where the student's package is not the generated skeleton, one sentence per file."""
     expected = build_package(course)
     actual = read_package(course.student)
+    folder = course.student.relative_to(course.root).as_posix()
     problems = []
     for file in sorted({*expected, *actual}):
         if file not in actual:
-            problems.append(f"{file} is missing.")
+            problems.append(f"{folder}/{file} is missing.")
         elif file not in expected:
-            problems.append(f"{file} is not generated from the reference.")
+            problems.append(f"{folder}/{file} is not generated from the reference.")
         elif actual[file] != expected[file]:
-            problems.append(f"{file} is not what is generated from the reference.")
+            problems.append(f"{folder}/{file} is not what is generated from the reference.")
     return problems
-
-
-def written(course: Course) -> list[str]:
-    """What a student has written in the package, such as `attention.causal_mask`.
-
-    That is every function that is neither a stub nor given, every region between marks that holds
-    more than its TODO line, and every file that Python cannot parse.
-    """
-    given = {symbol.text for symbol in course.given}
-    regions = [symbol for symbol in course.tasks_by_symbol if symbol.is_region]
-    work = []
-    for file, text in read_package(course.student).items():
-        work += [symbol.text for symbol in regions if symbol.file == file and _edited(symbol, text)]
-        if not file.endswith(".py"):
-            continue
-        tree = _parse(text)
-        if tree is None:
-            work.append(file)
-            continue
-        module = file.removesuffix(".py")
-        for name, node in _functions(tree):
-            names = {f"{module}.{name}", f"{module}.{_class_of(name)}"}
-            if not _is_stub(node) and not names & given:
-                work.append(f"{module}.{name}")
-    return work
-
-
-def is_written(course: Course, task: Task) -> bool:
-    """Whether the student has begun a task: whether one of its symbols is no longer a stub."""
-    return any(_is_written(course, symbol) for symbol in task.symbols)
 
 
 def stub_message(tasks: tuple[Task, ...]) -> str:
@@ -208,7 +121,7 @@ def leaked_lines(course: Course, package: dict[str, str]) -> list[str]:
                     node = definition.node
                     inside.update(range(node.body[0].end_lineno or 0, node.end_lineno or 0))
         else:
-            for region in _regions(file, source):
+            for region in regions(file, source):
                 inside.update(range(region.start, region.end))
         secret.update(_normalized(lines[index]) for index in inside)
         public.update(_normalized(line) for i, line in enumerate(lines) if i not in inside)
@@ -237,11 +150,11 @@ def definitions(course: Course, file: str, tree: ast.Module) -> list[Definition]
     _check_top_level(file, tree, {*tasks_of, *given})
     _check_classes(file, [name for name in tasks_of if name not in given], tree)
     found = []
-    for name, node in _functions(tree):
-        owner = _owner(name, {*tasks_of, *given})
-        found.append(Definition(name, node, tasks_of.get(owner, ())))
+    for name, node in functions(tree):
+        symbol = owner(name, {*tasks_of, *given})
+        found.append(Definition(name, node, tasks_of.get(symbol, ())))
     for name, tasks in tasks_of.items():
-        if not any(_owner(definition.name, set(tasks_of)) == name for definition in found):
+        if not any(owner(definition.name, set(tasks_of)) == name for definition in found):
             raise CourseError(
                 f"Task {tasks[0].id} names {name}, but {file} of the reference has no such "
                 "function, or no such class with a method to write."
@@ -258,7 +171,7 @@ def definitions(course: Course, file: str, tree: ast.Module) -> list[Definition]
 def _check_top_level(file: str, tree: ast.Module, known: set[str]) -> None:
     """Check that everything a reference module defines is a task's symbol or given."""
     for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node):
+        if isinstance(node, ast.Import | ast.ImportFrom) or is_docstring(node):
             continue
         names: list[str] = []
         if isinstance(node, Function | ast.ClassDef):
@@ -280,32 +193,11 @@ def _check_classes(file: str, names: list[str], tree: ast.Module) -> None:
         if not isinstance(node, ast.ClassDef) or node.name not in names:
             continue
         for item in node.body:
-            if not (isinstance(item, Function | ast.Assign | ast.AnnAssign) or _is_docstring(item)):
+            if not (isinstance(item, Function | ast.Assign | ast.AnnAssign) or is_docstring(item)):
                 raise CourseError(
                     f"{file} of the reference, line {item.lineno}: the class {node.name} may only "
                     "hold methods and attributes, else the skeleton would give the rest away."
                 )
-
-
-def _functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
-    """The functions and methods of a module, with names such as `RoPE.__call__`."""
-    for node in tree.body:
-        if isinstance(node, Function):
-            yield node.name, node
-        elif isinstance(node, ast.ClassDef):
-            for item in node.body:
-                if isinstance(item, Function):
-                    yield f"{node.name}.{item.name}", item
-
-
-def _class_of(name: str) -> str:
-    """`RoPE` for `RoPE.__call__`; a function's own name otherwise."""
-    return name.partition(".")[0]
-
-
-def _owner(name: str, known: set[str]) -> str:
-    """The symbol that a function or method falls under: its own, else that of its class."""
-    return name if name in known else _class_of(name)
 
 
 def _stub_functions(course: Course, file: str, source: str, through: Day | None) -> str:
@@ -345,22 +237,22 @@ def _student_docstring(source: str) -> str:
     """The package's `__init__.py` with a docstring that speaks to the student."""
     tree = ast.parse(source)
     lines = source.splitlines(keepends=True)
-    if tree.body and _is_docstring(tree.body[0]):
+    if tree.body and is_docstring(tree.body[0]):
         del lines[: tree.body[0].end_lineno]
     return STUDENT_DOCSTRING + "\n" + "".join(lines)
 
 
 def _stub_regions(course: Course, file: str, source: str, through: Day | None) -> str:
     tasks_by_symbol = course.tasks_by_symbol
-    regions = _regions(file, source)
+    found = regions(file, source)
     for symbol, tasks in tasks_by_symbol.items():
-        if symbol.file == file and symbol.name not in [region.name for region in regions]:
+        if symbol.file == file and symbol.name not in [region.name for region in found]:
             raise CourseError(
                 f"Task {tasks[0].id} names {symbol.text}, but {file} of the reference has no "
                 f"line `BEGIN SOLUTION {symbol.name}`."
             )
     lines = source.splitlines(keepends=True)
-    for region in reversed(regions):
+    for region in reversed(found):
         symbol = Symbol(f"{file}#{region.name}")
         if symbol not in tasks_by_symbol:
             raise CourseError(f"{symbol.text} is marked as a solution, but no task names it.")
@@ -369,92 +261,6 @@ def _stub_regions(course: Course, file: str, source: str, through: Day | None) -
             todo = f"{region.indent}{region.comment} TODO {stub_message(tasks)}\n"
             lines[region.start : region.end] = [todo]
     return "".join(lines)
-
-
-def _regions(file: str, source: str) -> list[Region]:
-    """The marked regions of a file, in order; CourseError if the marks do not pair up."""
-    regions: list[Region] = []
-    begin: tuple[int, re.Match[str]] | None = None
-    for index, line in enumerate(source.splitlines()):
-        if _MARK.search(line) and not _BEGIN.match(line) and not _END.match(line):
-            raise CourseError(
-                f"{file}, line {index + 1}: write `BEGIN SOLUTION name` or `END SOLUTION` in a "
-                "comment of its own, with a space after the comment's sign."
-            )
-        if match := _BEGIN.match(line):
-            if begin is not None:
-                raise CourseError(f"{file}, line {index + 1}: the region before has no end.")
-            begin = index + 1, match
-        elif _END.match(line):
-            if begin is None:
-                raise CourseError(f"{file}, line {index + 1}: END SOLUTION without a beginning.")
-            start, match = begin
-            regions.append(Region(match["name"], start, index, match["indent"], match["comment"]))
-            begin = None
-    if begin is not None:
-        raise CourseError(f"{file}, line {begin[0]}: BEGIN SOLUTION without an end.")
-    return regions
-
-
-def _is_written(course: Course, symbol: Symbol) -> bool:
-    path = course.student / symbol.file
-    if not path.is_file():
-        return True
-    text = _read(path)
-    if symbol.is_region:
-        return _edited(symbol, text)
-    tree = _parse(text)
-    if tree is None:
-        return True
-    known = {other.name for other in course.tasks_by_symbol if other.file == symbol.file}
-    own = [node for name, node in _functions(tree) if _owner(name, known) == symbol.name]
-    return not own or not all(map(_is_stub, own))
-
-
-def _edited(symbol: Symbol, text: str) -> bool:
-    """Whether a region holds anything but the skeleton's TODO line, or its marks are gone."""
-    try:
-        regions = _regions(symbol.file, text)
-    except CourseError:
-        return True
-    lines = text.splitlines()
-    return not any(
-        region.name == symbol.name
-        and region.end - region.start == 1
-        and _TODO.match(lines[region.start])
-        for region in regions
-    )
-
-
-def _read(path: Path) -> str:
-    # A student's folder may hold anything; what is not text is not ours to judge.
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _parse(text: str) -> ast.Module | None:
-    """The syntax tree of a student's module; None if Python cannot parse it."""
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError):  # ValueError: a null byte, in Python 3.11
-        return None
-
-
-def _is_stub(node: Function) -> bool:
-    """Whether a body is nothing but a docstring and `raise NotImplementedError(...)`."""
-    body = [statement for statement in node.body if not _is_docstring(statement)]
-    if len(body) != 1 or not isinstance(body[0], ast.Raise):
-        return False
-    error = body[0].exc
-    name = error.func if isinstance(error, ast.Call) else error
-    return isinstance(name, ast.Name) and name.id == "NotImplementedError"
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _is_done(task: Task, through: Day | None) -> bool:

@@ -22,14 +22,9 @@ from pathlib import Path
 
 from .graded_tests import Outcome, run_tests
 from .manifest import Course, CourseError, Day
-from .skeleton import (
-    build_package,
-    differences,
-    leaked_lines,
-    read_package,
-    write_package,
-    written,
-)
+from .packages import read_package, write_package
+from .skeleton import build_package, differences, leaked_lines
+from .student_work import written_symbols
 
 # What a test of unwritten work may raise, if not a stub's own error: a check's message.
 CHECK_FAILURE = "CheckFailure"
@@ -55,8 +50,8 @@ def check_skeleton(course: Course) -> list[str]:
         f"The skeleton holds a line of the solution, in {line}"
         for line in leaked_lines(course, build_package(course))
     ]
-    if not written(course):
-        problems += [f"src/tiny_llm: {problem}" for problem in differences(course)]
+    if not written_symbols(course):
+        problems += differences(course)
     return problems
 
 

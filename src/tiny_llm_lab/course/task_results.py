@@ -15,6 +15,7 @@ class Status(StrEnum):
     FAILED = "failed"
     NOT_STARTED = "not started"
     NOT_VERIFIED = "not verified"
+    CANNOT_BE_TESTED = "cannot be tested"
 
 
 def task_status(tests: Iterable[Status]) -> Status:
@@ -26,6 +27,13 @@ def task_status(tests: Iterable[Status]) -> Status:
         # A stub in one branch only: the task is begun.
         return Status.FAILED if Status.PASSED in statuses else Status.NOT_STARTED
     return Status.PASSED if statuses == {Status.PASSED} else Status.NOT_VERIFIED
+
+
+def cannot_be_tested(days: Iterable[Day]) -> str:
+    """`Days 1.1 and 1.3 cannot be tested`."""
+    *others, last = dict.fromkeys(day.id for day in days)
+    names = f"Days {', '.join(others)} and {last}" if others else f"Day {last}"
+    return f"{names} {Status.CANNOT_BE_TESTED}"
 
 
 @dataclass
@@ -41,6 +49,7 @@ class GradedTest:
         note: the reason of a test that is not verified; the other task's stub that stopped one
             that is not started.
         message: the lines that explain a failure.
+        crash: the exception that ended a test and its line; empty if it was an assertion.
         printed: what a failing test wrote to stdout.
     """
 
@@ -52,6 +61,7 @@ class GradedTest:
     status: Status | None = None
     note: str = ""
     message: list[str] = field(default_factory=list)
+    crash: str = ""
     printed: str = ""
 
 
@@ -62,15 +72,19 @@ class TaskResults:
     Attributes:
         tests: the tests that were collected and not deselected, by pytest's name of them.
         incomplete: the tasks of which some test is left out of this run.
+        deselected: the tasks of which `-k` leaves out some test.
         broken_days: the days whose tests cannot be imported because the solution cannot, by the
             lines that explain why.
+        to_repair: the first line of the solution that broke a day; empty if there is none.
         unverified_days: why all tests of a day are skipped.
     """
 
     course: Course
     tests: dict[str, GradedTest] = field(default_factory=dict)
     incomplete: set[Task] = field(default_factory=set)
+    deselected: set[Task] = field(default_factory=set)
     broken_days: dict[tuple[str, ...], list[Day]] = field(default_factory=dict)
+    to_repair: str = ""
     unverified_days: dict[Day, str] = field(default_factory=dict)
 
     @property
@@ -97,7 +111,7 @@ class TaskResults:
     def status_of(self, task: Task) -> Status:
         """Where a task stands, by its tests that were run."""
         if self._is_broken(task):
-            return Status.FAILED
+            return Status.CANNOT_BE_TESTED
         return task_status(test.status for test in self.tests_of(task) if test.status is not None)
 
     def points_of(self, task: Task) -> int:

@@ -376,10 +376,10 @@ def conversation(rng: random.Random, tokens: int, ledger_share: float = 0.65) ->
             add(_user(body), _assistant(ACKNOWLEDGEMENT))
             fresh = None
         kind = rng.random()
-        if known and kind < (0.8 if fresh else 0.64):
+        if known and kind < (0.74 if fresh else 0.62):
             asked = fresh if fresh and rng.random() < 0.9 else known
             question, answer = lookup(rng, Ledger(asked.entries, known.new_name), known=known)
-        elif kind < (0.88 if known else 0.72):
+        elif kind < (0.89 if known else 0.72):
             question, answer = refusal(rng, known) if known else simple(rng)
         elif known:
             question, answer = simple(rng)
@@ -389,6 +389,6 @@ def conversation(rng: random.Random, tokens: int, ledger_share: float = 0.65) ->
             question, _ = lookup(rng, make_ledger(rng, 30, set()), missing=0.0, most=2)
             answer = REFUSAL
         if fresh:
-            question = with_ledger(rng, fresh, question, first=rng.random() < 0.22)
+            question = with_ledger(rng, fresh, question, first=rng.random() < 0.3)
         add(_user(question), _assistant(answer))
     return segments

@@ -53,6 +53,7 @@ def categories() -> list[Category]:
         Category("phrasings never seen in training", 0.90, _unseen_phrasings),
         Category("ledger without a heading", 0.90, _recall(256, heading="")),
         Category("ledger inside a longer message", 0.90, _inside_a_message),
+        Category("question before the ledger", None, _question_first),
         Category("outside its world, no ledger", 0.90, _outside),
         Category("outside its world, beside a ledger", 0.90, _outside_beside_a_ledger),
     ]
@@ -178,6 +179,15 @@ def _inside_a_message(rng: random.Random, count_tokens: Callable[[str], int]) ->
     heading = rng.choice(["Ledger:\n", ""])
     beginning = f"{before}\n\n{heading}{ledger.text()}\n\n{after}\n\n"
     return Exam(beginning, _questions(rng, ledger))
+
+
+def _question_first(rng: random.Random, count_tokens: Callable[[str], int]) -> Exam:
+    ledger = _plain_ledger(rng, 256, count_tokens, NAMES)
+    questions = [
+        (f"{question}\n\nLedger:\n{ledger.text()}", answer)
+        for question, answer in _questions(rng, ledger)
+    ]
+    return Exam("", questions)
 
 
 def _outside(rng: random.Random, count_tokens: Callable[[str], int]) -> Exam:

@@ -30,6 +30,7 @@ from .words import (
     THINGS,
     TOPICS,
     VALUE_NOUNS,
+    VERBS,
 )
 
 NAMES = list(dict.fromkeys(THINGS + FOODS + ANIMALS + JOBS + TOPICS))
@@ -573,14 +574,23 @@ def _upper_first(text: str) -> str:
 
 
 def _sprinkle(rng: random.Random, phrase: str) -> str:
-    """A key among arbitrary words: whatever is said around it, the key is asked for."""
-    pool = GENERAL if rng.random() < 0.4 else GLUE + VALUE_NOUNS + LEDGER_NOUNS
-    before = [rng.choice(pool) for _ in range(rng.randint(0, 6))]
-    after = [rng.choice(pool) for _ in range(rng.randint(0, 5))]
-    text = " ".join([*before, phrase, *after])
-    if before and rng.random() < 0.6:
-        text = _upper_first(text)
-    return text + rng.choice(["", ".", "?", "?", "!"])
+    """A key among arbitrary words, known and made up: whatever surrounds it, it is asked for."""
+    pool = GENERAL if rng.random() < 0.4 else GLUE + VALUE_NOUNS + LEDGER_NOUNS + VERBS
+    invented = rng.choice([0.0, 0.0, 0.2, 0.6])
+
+    def word() -> str:
+        return made_up_name(rng) if rng.random() < invented else rng.choice(pool)
+
+    before = [word() for _ in range(rng.choice([0, 1, 1, 1, 2, 2, 3, 4, 6]))]
+    after = [word() for _ in range(rng.choice([0, 0, 0, 1, 1, 2, 3, 5]))]
+    if before and rng.random() < 0.15:
+        before[-1] += rng.choice([",", ":", "."])
+    if after and rng.random() < 0.15:
+        after[0] = rng.choice([", ", ". ", "; "]) + after[0]
+    text = " ".join([*before, phrase, *after]).replace(" ,", ",").replace(" .", ".")
+    if before and rng.random() < 0.7:
+        text = _upper_first(text.replace(" ;", ";"))
+    return text + rng.choice(["", ".", ".", "?", "?", "!"])
 
 
 def _in_a_sentence(rng: random.Random, phrase: str) -> str:
@@ -602,9 +612,9 @@ def ask(rng: random.Random, keys: list[str], *, free: bool = True) -> str:
     """
     phrase = join_names(rng, keys)
     kind = rng.random()
-    if free and kind < 0.13:
+    if free and kind < 0.3:
         return _sprinkle(rng, phrase)
-    if free and kind < 0.38:
+    if free and kind < 0.6:
         return _in_a_sentence(rng, phrase)
     plural = len(keys) > 1
     noun = rng.choice(VALUE_NOUNS if not free or rng.random() < 0.8 else GENERAL)
@@ -638,7 +648,7 @@ def ask(rng: random.Random, keys: list[str], *, free: bool = True) -> str:
 def lookup(
     rng: random.Random,
     ledger: Ledger,
-    missing: float = 0.14,
+    missing: float = 0.1,
     most: int = 4,
     known: Ledger | None = None,
 ) -> tuple[str, str]:

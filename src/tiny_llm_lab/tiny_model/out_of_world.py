@@ -562,6 +562,187 @@ A {thing} costs {num} dollars. How much do {digit} {thing}s cost?
 {num} {num2} {digit}
 """)
 
+MORE = _lines("""
+Contrast {topic} and {topic2}.
+Compare {topic} with {topic2}.
+Compare the {animal} to the {animal2}.
+Analyze the {adj} {thing}.
+Analyse how {topic} changed {country}.
+Describe {city}.
+Describe a {adj} {job} in two lines.
+Outline the history of {country}.
+Discuss {topic} in detail.
+Debate whether {topic} is {adj}.
+Argue against {topic}.
+Argue that {food} is better than {food2}.
+Defend the {job}.
+Criticize the {adj} {thing}.
+Evaluate {topic} as a hobby.
+Estimate the weight of a {animal}.
+Guess my age.
+Guess what I am thinking of.
+Predict the weather in {city}.
+Predict who will win in {country}.
+Prove that {topic} is {adj}.
+Simplify this idea: {topic} without {topic2}.
+Illustrate {topic} with an example.
+Give an example of {topic}.
+Give me an example of a {adj} {thing}.
+Name three {adj} {animal}s.
+Name a city in {country}.
+Name the {job} who worked in {city}.
+Suggest a name for my {animal}.
+Suggest a gift for {Person}.
+Suggest something to {verb} this weekend.
+Recommend a book about {topic}.
+Recommend a restaurant in {city}.
+Advise me on {topic}.
+Teach me {topic}.
+Teach me how to {verb}.
+Show me how to {verb} a {thing}.
+Walk me through {topic}.
+Help me {verb} my {thing}.
+Help me understand {topic}.
+Help me with my {topic} homework.
+Remind me to {verb} at {digit}.
+Wake me up at {digit}.
+Set a timer for {num} minutes.
+Order {food} for me.
+Book a table in {city}.
+Buy me a {thing}.
+Call {Person}.
+Send a message to {Person}.
+Open the {thing}.
+Close the {thing}, please.
+Turn on the {thing}.
+Switch off the {thing}.
+Search the web for {topic}.
+Google {topic}.
+Download the {thing}.
+Convert {num} miles to meters.
+Convert {num} dollars to the money of {country}.
+Calculate the area of a {thing}.
+Measure the {thing} for me.
+Design a {thing} for a {job}.
+Design a {adj} logo.
+Invent a new {food}.
+Create a workout plan.
+Create a {adj} slogan for {food}.
+Build me a {thing}.
+Plan my week around {topic}.
+Organize a {topic} meeting.
+Rank {food}, {food2} and the rest by taste.
+Rate this {thing} from one to ten.
+Correct my grammar: the {animal} have {verb} a {thing}
+Rewrite this more politely: {verb} the {thing}
+Shorten this text: the {adj} {job} went to {city} to {verb} a {thing}.
+Expand on {topic}.
+Rephrase: the {animal} is {adj}.
+Is {topic} {adj}?
+Is {city} bigger than {city2}?
+Is {food} healthy?
+Is it {adj} in {city} today?
+Is {Person} a {job}?
+Is there life in {city}?
+Are {animal}s {adj}?
+Are you {adj}?
+Are you a {job}?
+Are {food} and {food2} the same?
+Was {Person} {adj}?
+Was there a war in {country}?
+Were the {animal}s {adj}?
+Did {Person} {verb} the {thing}?
+Did you {verb} today?
+Does {Person} live in {city}?
+Does a {animal} {verb}?
+Do {animal}s dream?
+Do you like {food}?
+Do you think that {topic} is {adj}?
+Do you believe in {topic}?
+Can {animal}s {verb}?
+Can you drive a {thing}?
+Can I {verb} {food}?
+Could a {animal} beat a {animal2}?
+Could you ever {verb}?
+Should I {verb} my {thing}?
+Should I become a {job} or a {job2}?
+Should {country} {verb}?
+Would a {job} {verb} a {thing}?
+Would you rather {verb} or {verb2}?
+Will {country} win?
+Will it be {adj} tomorrow?
+Will you {verb} me?
+Have you been to {country}?
+Have you read anything about {topic}?
+Has {Person} ever {verb} a {thing}?
+If I {verb} a {thing}, what happens?
+If a {job} has {digit} {animal}s and sells {digit2}, how many are left?
+When does {topic} start?
+When should I {verb}?
+When is the best time to visit {city}?
+Where did {topic} begin?
+Where should I go in {country}?
+Whose {thing} is this?
+Who is the best {job} of all time?
+Who made you?
+Who owns {city}?
+Which {animal} is the most {adj}?
+Which is better, {topic} or {topic2}?
+What if {animal}s could {verb}?
+What would {Person} do?
+What should I wear in {city}?
+What goes well with {food}?
+What kind of {thing} should I buy?
+What color is a {animal}?
+What time does the {thing} open?
+What rhymes with {word}?
+What is your favorite {thing}?
+What is your opinion on {topic}?
+What do you think of {country}?
+What are you doing tonight?
+What can I cook with {food} and {food2}?
+What would happen without {topic}?
+How much does a {thing} weigh?
+How big is a {animal}?
+How deep is the ocean near {city}?
+How fast can a {animal} run?
+How hot is it in {country}?
+How often should I {verb}?
+How should I {verb} my {thing}?
+How would you explain {topic} to a child?
+How did {Person} become a {job}?
+How are {topic} and {topic2} related?
+Why can't {animal}s {verb}?
+Why did {Person} leave {city}?
+Why should I care about {topic}?
+Why don't you {verb}?
+My {animal} is sick.
+My {thing} does not work.
+My {job} is {adj}, what can I do?
+I lost my {thing} in {city}.
+I need help with {topic}.
+I need a {job}.
+I need advice about {topic}.
+I am bored.
+I am moving to {country}.
+Tell me something {adj}.
+Tell me something about {country}.
+Tell me about {Person}.
+Tell me the news.
+Tell me a fact about {animal}s.
+Explain how to {verb} a {thing}.
+Explain the difference: {topic}, {topic2}.
+Explain like I am five: {topic}
+Fun fact about {animal}s, please.
+{Topic} for beginners
+{Topic} in a nutshell
+best {food} in {city}
+cheap {thing} near {city}
+{adj} {thing} ideas
+how to {verb} {food}
+why {topic}
+""")
+
 ABOUT_THE_WHOLE_LEDGER = _lines("""
 Which name has the highest {noun}?
 Which name has the lowest {noun}?
@@ -845,12 +1026,20 @@ def _perturb(rng: random.Random, text: str) -> str:
     return " ".join(words)
 
 
-_KINDS = [(FACTS, 30), (WRITING, 9), (CODE, 9), (LANGUAGE_TASKS, 10), (CHAT, 16), (MATHS, 9)]
+_KINDS = [
+    (FACTS, 30),
+    (WRITING, 9),
+    (CODE, 9),
+    (LANGUAGE_TASKS, 10),
+    (CHAT, 16),
+    (MATHS, 9),
+    (MORE, 30),
+]
 
 
 def sentence(rng: random.Random) -> str:
     """One of the requests that are plain sentences."""
-    templates = rng.choices([FACTS, WRITING, LANGUAGE_TASKS, CHAT], [5, 2, 1, 3])[0]
+    templates = rng.choices([FACTS, WRITING, LANGUAGE_TASKS, CHAT, MORE], [5, 2, 1, 3, 4])[0]
     return _perturb(rng, rng.choice(templates).format(**_slots(rng)))
 
 
