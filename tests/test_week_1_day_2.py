@@ -108,13 +108,6 @@ def test_task_1_half_precision(dtype: mx.Dtype) -> None:
     check_rotation(normal(B, L, H, D, seed=1, dtype=dtype), SEQ_LEN - L, traditional=True)
 
 
-@half_precision
-def test_task_1_half_precision_rounds_once(dtype: mx.Dtype) -> None:
-    """Cosines, sines and their products are float32; only the result is converted."""
-    x = normal(B, L, H, 4 * D, seed=1, dtype=dtype)
-    check_rotation(x, 0, traditional=True, rounded_once=True)
-
-
 def test_task_1_scores_depend_on_the_distance_only() -> None:
     """A query and a key have the same dot product wherever they stand at the same distance."""
     rope = positional_encoding.RoPE(D, SEQ_LEN, traditional=True)
@@ -204,16 +197,6 @@ def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     check_rotation(normal(B, L, H, D, seed=1, dtype=dtype), SEQ_LEN - L, traditional=False)
 
 
-@half_precision
-def test_task_2_half_precision_rounds_once(dtype: mx.Dtype) -> None:
-    """Cosines, sines and their products are float32; only the result is converted."""
-    x = normal(B, L, H, 4 * D, seed=1, dtype=dtype)
-    check_rotation(x, 0, traditional=False, rounded_once=True)
-
-
-# --- Task 3: an offset for every row --------------------------------------------------------
-
-
 @cases("form traditional", *product(["list", "array"], [True, False]))
 def test_task_3_one_offset_per_row(form: str, traditional: bool) -> None:
     """Row b begins at offsets[b], given as a list or as an mx.array."""
@@ -241,12 +224,6 @@ def test_task_3_half_precision() -> None:
     """The positions are not rounded to the dtype of x."""
     x = normal(3, L, H, D, seed=1, dtype=mx.bfloat16)
     check_rotation(x, [SEQ_LEN - L, 0, 1001], traditional=False)
-
-
-def test_task_3_half_precision_rounds_once() -> None:
-    """Cosines, sines and their products are float32; only the result is converted."""
-    x = normal(3, L, H, 4 * D, seed=1, dtype=mx.bfloat16)
-    check_rotation(x, [7, 0, 3], traditional=False, rounded_once=True)
 
 
 def test_task_3_one_offset_for_all_still_works() -> None:
