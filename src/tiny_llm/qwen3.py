@@ -106,8 +106,10 @@ class Qwen3MultiHeadAttention:
 
         Args:
             x: `B x L x E`.
-            offset: the position of the first of the `L` tokens.
-            cache: this layer's KV cache, which comes in week 2; None in week 1.
+            offset: the position of the first of the `L` tokens, one int or one per row. Positions
+                come from it, not from what the cache holds.
+            cache: this layer's KV cache (week 2), or None. With a cache, attention uses the keys,
+                values and mask that its `update_and_fetch` returns.
             mask: as in `scaled_dot_product_attention_grouped`; None means no mask.
 
         Returns:
@@ -199,18 +201,21 @@ class Qwen3Model:
         raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")
 
     def create_kv_cache(self) -> list[TinyKvFullCache]:
-        """One empty KV cache per layer."""
+        """One empty KV cache per layer, independent of each other and of earlier calls."""
         raise NotImplementedError("Week 2 Day 1, Task 3: A model with a cache")
 
     def __call__(
-        self, inputs: mx.array, offset: int | list[int] | mx.array = 0, cache: Sequence[Any] | None = None
+        self,
+        inputs: mx.array,
+        offset: int | list[int] | mx.array = 0,
+        cache: Sequence[Any] | None = None,
     ) -> mx.array:
         """Predict, at every position, the token that comes next.
 
         Args:
             inputs: token ids, `B x L`.
-            offset: the position of the first of the `L` tokens.
-            cache: one KV cache per layer, which come in week 2; None in week 1.
+            offset: the position of the first of the `L` tokens, one int or one per row.
+            cache: one KV cache per layer (week 2), or None.
 
         Returns:
             Logits, `B x L x vocab_size`, dtype of the weights.

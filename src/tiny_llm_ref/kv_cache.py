@@ -21,14 +21,18 @@ class TinyKvCache(ABC):
     ) -> tuple[mx.array, mx.array, int, mx.array | str | None]:
         """Append the keys and values of `L` new tokens, and return all of them with a mask.
 
+        Numbers and dtypes stay as they are. What was returned earlier, and the caller's arrays,
+        are not changed by later calls, also after `rewind`.
+
         Args:
             key: the new tokens' keys, `B x H_kv x L x D`.
-            value: the new tokens' values, `B x H_kv x L x D`.
+            value: the new tokens' values, `B x H_kv x L x D`; their `D` may be another.
             mask_length: the number of queries that the mask is for; `L` if None.
             mask: the mask that the caller would use without a cache.
 
         Returns:
-            Keys and values `B x H_kv x S x D`, `S`, and the mask to attend with.
+            Keys and values `B x H_kv x S x D`, `S` (an int: the number of tokens now held), and
+            the mask to attend with.
         """
 
     @abstractmethod
@@ -36,23 +40,30 @@ class TinyKvCache(ABC):
         """Forget the last `n` tokens.
 
         Raises:
-            ValueError: `n` is negative, or larger than the number of tokens.
+            ValueError: `n` is negative, or larger than the number of tokens; the cache is as it
+                was.
         """
 
     @abstractmethod
     def materialize(self) -> None:
-        """Compute what is still pending, so that the graph behind the cache can be freed."""
+        """Compute what is still pending, so that the graph behind the cache can be freed.
+
+        An empty cache is not an error, here and in `release`.
+        """
 
     @abstractmethod
     def release(self) -> None:
-        """Forget all tokens and free their memory. The cache is empty then, and can be reused."""
+        """Forget all tokens and free their memory.
+
+        The cache is empty then and can be reused, also for another shape or dtype.
+        """
 
 
 class TinyKvFullCache(TinyKvCache):
     """The keys and values of one request, or of several of the same length.
 
-    They lie in buffers with room to spare, which double when they are full: all doublings
-    together copy less than twice the final size.
+    Appending `n` tokens, in whatever pieces, copies `O(n)` tokens in all: they lie in buffers with
+    room to spare, which double when they are full.
     """
 
     def __init__(self) -> None:

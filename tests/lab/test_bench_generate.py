@@ -5,6 +5,7 @@ import json
 from types import ModuleType
 
 import pytest
+import typer
 
 from tiny_llm_lab import PROJECT_ROOT
 
@@ -51,10 +52,11 @@ def test_a_view_keeps_its_engines_only(bench: ModuleType) -> None:
 
 
 def test_engines_that_disagree_are_not_timed(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The greedy token is compared before any timing."""
     steps = {name: (lambda token=index: token) for index, name in enumerate(bench.ENGINES)}
     monkeypatch.setattr(bench, "make_steps", lambda *_: steps)
-    with pytest.raises(SystemExit, match="disagree on the token after 64 tokens"):
+    with pytest.raises(typer.Exit):
         bench.measure(repetitions=1)
+    assert "disagree on the token after 64 tokens" in capsys.readouterr().err
