@@ -128,6 +128,21 @@ def test_task_1_input_is_left_alone() -> None:
         mx.eval(layer_norm.RMSNorm(DIM, weight)(x))
 
 
+def test_task_1_every_norm_keeps_its_own_weight_and_epsilon() -> None:
+    """A model has many norms: one that is made later changes nothing about the first."""
+    x, weight = normal(3, DIM, seed=1, scale=0.1), normal(DIM, seed=2)
+    first = layer_norm.RMSNorm(DIM, weight, eps=1e-2)
+    layer_norm.RMSNorm(DIM, normal(DIM, seed=3), eps=1.0)
+    expected = oracles.rms_norm(x, weight, 1e-2)
+    assert_close(
+        first(x),
+        expected,
+        what="RMSNorm(...)(x) of the first of two norms",
+        reduction=DIM,
+        magnitude=expected,
+    )
+
+
 @cases("shape", (DIM + 1,), (1,), (1, DIM))
 def test_task_1_other_weight_shapes_are_refused(shape: tuple[int, ...]) -> None:
     """A weight that is not a vector of `dim` numbers raises ValueError."""
@@ -163,7 +178,14 @@ def test_task_2_agrees_with_mlx() -> None:
 
 def test_task_2_extremes() -> None:
     """Large numbers stay as they are, large negative ones become 0, and none becomes NaN."""
-    check_silu(mx.array([-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4]), "silu(x), x up to 10000")
+    check_silu(
+        mx.array([-1e30, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e30]), "silu(x), x up to 1e30"
+    )
+
+
+def test_task_2_small_results() -> None:
+    """For negative numbers the result comes close to 0 only step by step."""
+    check_silu(mx.array([-16.0, -14.0, -12.0, -11.0, -9.0, -7.0]), "silu(x), x from -16 to -7")
 
 
 @half_precision
@@ -246,6 +268,21 @@ def test_task_3_half_precision(dtype: mx.Dtype) -> None:
     x = normal(2, 3, E, seed=1, dtype=dtype)
     check_mlp(x, weights(dtype), "Qwen3MLP(...)(x), x and weights in half precision")
     check_mlp(x, weights(), "Qwen3MLP(...)(x), x in half precision, weights in float32")
+
+
+def test_task_3_every_mlp_keeps_its_own_weights() -> None:
+    """A model has an MLP in each layer: one that is made later changes nothing about the first."""
+    x = normal(2, E, seed=1)
+    first = qwen3.Qwen3MLP(E, F, **weights())
+    qwen3.Qwen3MLP(E, F, **{name: -2 * weight for name, weight in weights().items()})
+    expected, magnitude = mlp(x, weights())
+    assert_close(
+        first(x),
+        expected,
+        what="Qwen3MLP(...)(x) of the first of two MLPs",
+        reduction=E + F,
+        magnitude=magnitude,
+    )
 
 
 @cases("name", "w_gate", "w_up", "w_down")
