@@ -49,7 +49,7 @@ def attention(
         weights = softmax(scale * k[head] @ q[index] + added[index])
         output[index] = weights @ v[head]
         shifts = np.where(np.isfinite(added[index]), np.abs(added[index]), 0.0)
-        score_sizes = scale * np.abs(k[head]) @ np.abs(q[index]) + shifts
+        score_sizes = abs(scale) * np.abs(k[head]) @ np.abs(q[index]) + shifts
         if exact_scores:
             score_sizes = np.zeros_like(score_sizes)
         magnitude[index] = (weights * (1 + score_sizes + weights @ score_sizes)) @ np.abs(v[head])

@@ -145,6 +145,20 @@ def test_task_2_half_precision(dtype: mx.Dtype) -> None:
     )
 
 
+def test_task_2_dtype_is_not_that_of_the_weight() -> None:
+    """The result has the dtype of x, whatever the dtype of the weight."""
+    for x_dtype, w_dtype in ((mx.float16, mx.float32), (mx.float32, mx.bfloat16)):
+        x, w = normal(2, 3, 5, seed=1, dtype=x_dtype), normal(7, 5, seed=2, dtype=w_dtype)
+        assert_close(
+            basics.linear(x, w),
+            float64(x) @ float64(w).T,
+            what=f"linear(x, w), x {dtype_name(x_dtype)}, w {dtype_name(w_dtype)}",
+            dtype=x_dtype,
+            reduction=5,
+            magnitude=np.abs(float64(x)) @ np.abs(float64(w)).T,
+        )
+
+
 # --- Task 3: scaled dot-product attention ---------------------------------------------------
 
 L, S, D, D_V = 5, 7, 4, 6
@@ -197,11 +211,19 @@ def test_task_3_attention(leading: tuple[int, ...]) -> None:
     )
 
 
-@cases("scale", 1.0, 0.3, 0.0)
+@cases("scale", 1.0, 0.3, 0.0, -0.5, 2)
 def test_task_3_given_scale(scale: float) -> None:
     """A scale that is given replaces 1 / sqrt(D); with scale 0 all the weights are equal."""
     query, key, value = attention_inputs(2, 3)
     check_attention(query, key, value, scale=scale, what=f"attention with scale={scale}")
+
+
+@cases("shape", (S,), (3, L, S), (3, 1, S), (2, 3, 1, S))
+def test_task_3_masks_that_broadcast(shape: tuple[int, ...]) -> None:
+    """A mask of any numbers; missing axes, and those of size 1, are repeated."""
+    query, key, value = attention_inputs(2, 3)
+    mask = normal(*shape, seed=9)
+    check_attention(query, key, value, mask=mask, what=f"attention with a mask {shape}")
 
 
 def test_task_3_one_query() -> None:
@@ -423,3 +445,21 @@ def test_task_4_uneven_heads_are_refused() -> None:
         lambda: attention.SimpleMultiHeadAttention(E, 5, **weights()),
         what=f"SimpleMultiHeadAttention(hidden_size={E}, num_heads=5, ...)",
     )
+
+
+def test_task_4_a_layer_keeps_nothing_but_its_weights() -> None:
+    """Neither an earlier call, nor another layer, nor a batch of 1 changes the result."""
+    layer = attention.SimpleMultiHeadAttention(E, H, **weights())
+    others = {name: -2 * weight for name, weight in weights().items()}
+    attention.SimpleMultiHeadAttention(E, H, **others)
+    for rows, mask in ((2, hide(1, 2)[None]), (1, None)):
+        query, key, value = (normal(rows, n, E, seed=n + rows, scale=2.0) for n in (L, S, S))
+        expected, magnitude = multi_head_attention(query, key, value, weights(), H, mask)
+        assert_close(
+            layer(query, key, value, mask=mask),
+            expected,
+            what=f"multi-head attention, batch {rows}, one of several calls of one layer",
+            reduction=2 * E + S,
+            magnitude=magnitude,
+            axes="B L E",
+        )

@@ -1,6 +1,7 @@
 """Week 1, day 2: rotary position embedding (RoPE)."""
 
 from itertools import product
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -8,7 +9,12 @@ import numpy as np
 import oracles
 from inputs import cases, float64, half_precision, normal
 from solution import positional_encoding
-from tiny_llm_lab.course.checks import arguments_unchanged, assert_close, assert_raises_clearly
+from tiny_llm_lab.course.checks import (
+    arguments_unchanged,
+    assert_close,
+    assert_raises_clearly,
+    check,
+)
 
 # All different, also from D / 2, so that no axis can be taken for another.
 B, L, H, D = 2, 5, 3, 8
@@ -22,13 +28,10 @@ def check_rotation(
     *,
     traditional: bool,
     base: float = 10000,
-    rounded_once: bool = False,
+    seq_len: int = SEQ_LEN,
+    rope: Any = None,
 ) -> None:
-    """Rotate `x` and compare with the oracle, in the dtype of `x`.
-
-    With `rounded_once`, for half precision and small positions: the rotation is in float32, and
-    nothing but its result is rounded to the dtype of `x`.
-    """
+    """Rotate `x`, with a new RoPE unless one is given, and compare with the oracle."""
     rows, length = x.shape[:2]
     first = np.broadcast_to(np.array(offset), (rows,))
     positions = first[:, None] + np.arange(length)
@@ -38,11 +41,8 @@ def check_rotation(
     if x.dtype == mx.float32:
         # Angles are rounded too, and so are the frequencies: the more, the larger the position.
         magnitude = magnitude * (1 + 4 * positions[:, :, None, None])
-    if rounded_once:
-        # Off by u * expected at most; assert_close allows 8 * u of the magnitude. A sixteenth of
-        # u is far more than the rounding of angles and of the rotation in float32.
-        magnitude = (np.abs(expected) + magnitude / 16) / 8
-    rope = positional_encoding.RoPE(x.shape[-1], SEQ_LEN, base=base, traditional=traditional)
+    if rope is None:
+        rope = positional_encoding.RoPE(x.shape[-1], seq_len, base=base, traditional=traditional)
     assert_close(
         rope(x, offset),
         expected,
@@ -106,6 +106,21 @@ def test_task_1_last_position() -> None:
 def test_task_1_half_precision(dtype: mx.Dtype) -> None:
     """The result has the dtype of x; angles of several thousand are computed in float32."""
     check_rotation(normal(B, L, H, D, seed=1, dtype=dtype), SEQ_LEN - L, traditional=True)
+
+
+def test_task_1_far_positions() -> None:
+    """Qwen3 has 40,960 positions."""
+    x = normal(B, L, H, D, seed=1)
+    check_rotation(x, 40960 - L, traditional=True, base=1_000_000, seq_len=40960)
+
+
+def test_task_1_one_object_many_calls() -> None:
+    """What one call or another RoPE was given does not matter to the next call."""
+    rope = positional_encoding.RoPE(D, SEQ_LEN, base=100, traditional=True)
+    positional_encoding.RoPE(D, SEQ_LEN, base=5000, traditional=False)
+    for rows, length, offset in ((2, 5, 0), (2, 5, 9), (1, 5, 9), (2, 1, 14), (2, 7, 0), (2, 5, 3)):
+        x = normal(rows, length, H, D, seed=rows + length + offset)
+        check_rotation(x, offset, traditional=True, base=100, rope=rope)
 
 
 def test_task_1_scores_depend_on_the_distance_only() -> None:
@@ -224,6 +239,15 @@ def test_task_3_half_precision() -> None:
     """The positions are not rounded to the dtype of x."""
     x = normal(3, L, H, D, seed=1, dtype=mx.bfloat16)
     check_rotation(x, [SEQ_LEN - L, 0, 1001], traditional=False)
+
+
+def test_task_3_offsets_are_forgotten_and_left_alone() -> None:
+    """Offsets of an earlier call do not matter, and the caller's own stay as they are."""
+    rope = positional_encoding.RoPE(D, SEQ_LEN)
+    offsets = [40, 0]
+    for offset in (offsets, [3, 11], 5, mx.array([5, 6]), offsets):
+        check_rotation(normal(2, L, H, D, seed=1), offset, traditional=False, rope=rope)
+    check(offsets == [40, 0], f"RoPE(...)(x, offset) changes the list of offsets to {offsets}")
 
 
 def test_task_3_one_offset_for_all_still_works() -> None:

@@ -1,5 +1,6 @@
 """Week 1, day 3: the causal mask and grouped-query attention."""
 
+from itertools import product
 from typing import Any
 
 import mlx.core as mx
@@ -159,7 +160,7 @@ def test_task_2_agrees_with_mlx() -> None:
     )
 
 
-@cases("scale", 1.0, 0.0)
+@cases("scale", 1.0, 0.0, -0.5, 2)
 def test_task_2_given_scale(scale: float) -> None:
     """A scale that is given replaces 1 / sqrt(D); with scale 0 all the weights are equal."""
     query, key, value = inputs(B)
@@ -220,6 +221,36 @@ def test_task_3_mask(shape: str) -> None:
     check_attention(query, key, value, mask=mask, what=f"grouped attention with a mask {shape}")
 
 
+@cases("H_q H_kv scale", *product([6], [2], [None, 0.3]), (3, 3, 0.3), (3, 1, 0.3))
+def test_task_3_mask_is_added_to_the_scaled_scores(
+    H_q: int, H_kv: int, scale: float | None
+) -> None:
+    """Finite numbers count too, and a mask does not replace the scale, whatever the groups."""
+    what = f"grouped attention with {H_q} and {H_kv} heads, scale={scale}"
+    for length in (L, S):
+        query, key, value = inputs(B, L=length, H_q=H_q, H_kv=H_kv)
+        mask = normal(B, H_q, length, S, seed=8)
+        check_attention(query, key, value, scale=scale, mask=mask, what=f"{what} and a mask")
+        check_attention(
+            query, key, value, scale=scale, mask="causal", what=f'{what} and mask="causal"'
+        )
+
+
+@cases("shape", (S,), (H_Q, 1, S), (H_Q, 1, 1), (1, H_Q, 1, S))
+def test_task_3_masks_that_broadcast(shape: tuple[int, ...]) -> None:
+    """Missing axes of a mask, and those of size 1, are repeated."""
+    query, key, value = inputs(B)
+    what = f"grouped attention with a mask {shape}"
+    check_attention(query, key, value, mask=normal(*shape, seed=9), what=what)
+
+
+def test_task_3_three_axes_are_heads() -> None:
+    """A mask of three axes is H_q x L x S, also with as many rows as query heads."""
+    query, key, value = inputs(H_Q)
+    what = "grouped attention with a mask H_q x L x S, where B is H_q"
+    check_attention(query, key, value, mask=random_mask(H_Q, L, S), what=what)
+
+
 @cases("leading", (), (3, 2))
 def test_task_3_other_leading_axes(leading: tuple[int, ...]) -> None:
     """A mask for each query head, and "causal", without a batch axis and with more than one."""
@@ -269,13 +300,14 @@ def test_task_3_half_precision(dtype: mx.Dtype) -> None:
     check_attention(query, key, value, mask=mask, what=f"{what} with a float32 mask")
 
 
-def test_task_3_unknown_mask_is_refused() -> None:
+@cases("mask", "sliding", "CAUSAL", "causal_lower_right")
+def test_task_3_unknown_mask_is_refused(mask: str) -> None:
     """A string that is not "causal" raises ValueError."""
     query, key, value = inputs(B)
     assert_raises_clearly(
         ValueError,
         lambda: mx.eval(
-            attention.scaled_dot_product_attention_grouped(query, key, value, mask="sliding")
+            attention.scaled_dot_product_attention_grouped(query, key, value, mask=mask)
         ),
-        what='grouped attention with mask="sliding"',
+        what=f'grouped attention with mask="{mask}"',
     )
