@@ -30,7 +30,7 @@ def main(
     """Train the tokenizer, the model and the draft model, and write their folders."""
     try:
         from tiny_llm_lab.tiny_model.torch_model import ModelConfig
-        from tiny_llm_lab.tiny_model.training import Recipe, Stage, train
+        from tiny_llm_lab.tiny_model.training import Phase, Recipe, Stage, train
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -41,14 +41,27 @@ def main(
     recipes = {
         "tiny-qwen3": Recipe(
             model=ModelConfig(VOCAB_SIZE),
-            stages=(
-                Stage(length=128, rows=32, steps=1600, ledger_share=0.8),
-                Stage(length=256, rows=24, steps=1100, ledger_share=0.65),
-                Stage(length=512, rows=12, steps=500, ledger_share=0.65),
-                Stage(length=1024, rows=6, steps=500, ledger_share=0.65),
-                Stage(length=2048, rows=3, steps=120, ledger_share=0.65),
+            phases=(
+                Phase(
+                    stages=(
+                        Stage(length=128, rows=32, steps=1600, ledger_share=0.8),
+                        Stage(length=256, rows=24, steps=1100, ledger_share=0.65),
+                        Stage(length=512, rows=12, steps=500, ledger_share=0.65),
+                        Stage(length=1024, rows=6, steps=500, ledger_share=0.65),
+                        Stage(length=2048, rows=3, steps=120, ledger_share=0.65),
+                    ),
+                    learning_rate=3e-3,
+                ),
+                Phase(
+                    stages=(
+                        Stage(length=256, rows=24, steps=180, ledger_share=0.8),
+                        Stage(length=512, rows=12, steps=140, ledger_share=0.8),
+                        Stage(length=1024, rows=6, steps=180, ledger_share=0.8),
+                        Stage(length=2048, rows=3, steps=200, ledger_share=0.8),
+                    ),
+                    learning_rate=1.5e-3,
+                ),
             ),
-            learning_rate=3e-3,
             largest_jump=1024,
             seed=SEED,
         ),
@@ -60,11 +73,15 @@ def main(
                 num_attention_heads=4,
                 intermediate_size=320,
             ),
-            stages=(
-                Stage(length=128, rows=32, steps=1000, ledger_share=0.5),
-                Stage(length=256, rows=24, steps=400, ledger_share=0.5),
+            phases=(
+                Phase(
+                    stages=(
+                        Stage(length=128, rows=32, steps=1000, ledger_share=0.5),
+                        Stage(length=256, rows=24, steps=400, ledger_share=0.5),
+                    ),
+                    learning_rate=3e-3,
+                ),
             ),
-            learning_rate=3e-3,
             largest_jump=1024,
             seed=SEED,
         ),

@@ -680,6 +680,21 @@ def test_task_4_takes_the_weights_over() -> None:
     )
 
 
+def test_task_4_two_models_at_once() -> None:
+    """A model that is made later changes nothing about the first."""
+    model = random_model(seed=390, layers=2)
+    inputs = tokens(2, 6, vocab_size=37, seed=391)
+    first = qwen3.Qwen3Model(model)
+    qwen3.Qwen3Model(random_model(seed=395, layers=2))
+    expected = model(inputs)
+    assert_matches(
+        first(inputs),
+        expected,
+        model,
+        what="Qwen3Model(mlx_model)(inputs) of the first of two models",
+    )
+
+
 def prompts_of_many_lengths() -> list[list[int]]:
     """More than 20 prompts for the embedded model, from one token to over 200."""
     _, tokenizer = tiny()

@@ -186,6 +186,15 @@ def test_task_1_the_sampler_decides() -> None:
     )
 
 
+@cases("prompt", "\n", " ", "  the\n\n")
+def test_task_1_spaces_of_the_prompt_count(prompt: str) -> None:
+    """Only a prompt without any token is empty; nothing is stripped."""
+    tokenizer = byte_tokenizer()
+    model = model_saying(tokenizer, "one", prompt)
+    generate.simple_generate(model, tokenizer, prompt, max_tokens=1)
+    assert_tokens_equal(model.calls[0], model.prompt, what=f"the tokens of the prompt {prompt!r}")
+
+
 def test_task_1_an_empty_prompt_is_an_error() -> None:
     """There is nothing to continue: an error, and the model is not called."""
     tokenizer = byte_tokenizer()
@@ -267,6 +276,18 @@ def test_task_2_the_end_may_be_the_last_token_allowed() -> None:
         generate.simple_generate(model, tokenizer, PROMPT, max_tokens=4),
         "abc",
         what="simple_generate(..., max_tokens=4) where the fourth token ends the sequence",
+    )
+
+
+@cases("text", "one\n\n\ntwo", "a" * 20)
+def test_task_2_nothing_else_ends_it(text: str) -> None:
+    """Neither blank lines nor repetition end the text."""
+    tokenizer = byte_tokenizer()
+    model = model_saying(tokenizer, one_by_one(tokenizer, text) + ids_of(tokenizer, END_OF_TURN))
+    assert_text_equal(
+        generate.simple_generate(model, tokenizer, PROMPT, max_tokens=40),
+        text,
+        what=f"simple_generate(...) of {text!r}",
     )
 
 
@@ -414,3 +435,21 @@ def test_task_3_a_character_that_is_cut_off(cut: int) -> None:
         "  expected   'a fox ', and perhaps a replacement character\n"
         f"  got        {result!r}",
     )
+
+
+def test_task_3_with_a_sampler() -> None:
+    """Streaming changes nothing about which token is picked."""
+    tokenizer = byte_tokenizer()
+    chosen = ids_of(tokenizer, "quite so")
+    listener = Listener(model_saying(tokenizer, "there was one"))
+    result = generate.simple_generate(
+        listener,
+        tokenizer,
+        PROMPT,
+        sampler_choosing(chosen),
+        max_tokens=len(chosen),
+        on_text=listener.on_text,
+    )
+    what = "simple_generate(...) with both a sampler and on_text"
+    assert_text_equal(result, "quite so", what=what)
+    assert_text_equal("".join(listener.pieces), "quite so", what=f"the pieces from {what}")

@@ -36,19 +36,31 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights, beside the tokenizer and the corpus."""
+class Phase:
+    """Stages under one learning-rate schedule: warm-up, flat, linear decay."""
 
-    model: ModelConfig
     stages: tuple[Stage, ...]
     learning_rate: float
-    largest_jump: int  # of the position ids, in tokens
-    seed: int
 
     @property
     def steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, beside the tokenizer and the corpus."""
+
+    model: ModelConfig
+    phases: tuple[Phase, ...]
+    largest_jump: int  # of the position ids, in tokens
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,9 @@ def make_batch(seed: int, step: int, stage: Stage, largest_jump: int) -> Batch:
 
 def _batches(recipe: Recipe, tokenizer: Tokenizer, first: int) -> Iterator[Batch]:
     """The batches from a step on, made ahead in another process."""
-    stage_of = [stage for stage in recipe.stages for _ in range(stage.steps)]
+    stage_of = [
+        stage for phase in recipe.phases for stage in phase.stages for _ in range(stage.steps)
+    ]
     with ProcessPoolExecutor(
         1, initializer=_load_tokenizer, initargs=(tokenizer.to_str(),)
     ) as pool:
@@ -126,10 +140,13 @@ def _batches(recipe: Recipe, tokenizer: Tokenizer, first: int) -> Iterator[Batch
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, flat, then linear decay over the last part."""
-    left = 1 - step / recipe.steps
-    decay = min(1.0, max(FINAL_LR_SHARE, left / DECAY_SHARE))
-    return recipe.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * decay
+    """Linear warm-up, flat, then linear decay over the last part, in every phase."""
+    for phase in recipe.phases:
+        if step < phase.steps:
+            break
+        step -= phase.steps
+    decay = min(1.0, max(FINAL_LR_SHARE, (1 - step / phase.steps) / DECAY_SHARE))
+    return phase.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * decay
 
 
 def train(
@@ -149,13 +166,17 @@ def train(
     optimizers = [
         torch.optim.Muon(
             matrices,
-            lr=recipe.learning_rate,
+            lr=recipe.phases[0].learning_rate,
             weight_decay=0.05,
             momentum=0.95,
             adjust_lr_fn="match_rms_adamw",
         ),
         torch.optim.AdamW(
-            others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+            others,
+            lr=recipe.phases[0].learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+            fused=True,
         ),
     ]
     first = 0
