@@ -231,7 +231,7 @@ def test_task_1_each_row_has_its_own_distribution() -> None:
 
 
 def test_task_1_calls_are_drawn_independently() -> None:
-    """Call after call with one row: every pair of successive tokens is as frequent as it should be."""
+    """Call after call with one row: pairs of successive tokens are as frequent as they should be."""
     shares = np.array([0.5, 0.2, 0.3])
     sample = sampler.make_sampler(1.0)
     logprobs = logprobs_of(shares)
@@ -262,7 +262,7 @@ def test_task_1_the_seed_decides() -> None:
 
 
 def test_task_1_making_a_sampler_leaves_the_seed_alone() -> None:
-    """The caller's `mx.random.seed` counts, also before `make_sampler`: other seed, other tokens."""
+    """The `mx.random.seed` of the caller counts, also before `make_sampler`."""
     logprobs = logprobs_of(*[SHARES] * 64)
     drawn = []
     for seed in (1, 2):
