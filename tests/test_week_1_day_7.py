@@ -231,7 +231,7 @@ def test_task_1_each_row_has_its_own_distribution() -> None:
 
 
 def test_task_1_calls_are_drawn_independently() -> None:
-    """Call after call with one row: pairs of successive tokens are as frequent as they should be."""
+    """Call after call with one row: pairs of successive tokens come as often as they should."""
     shares = np.array([0.5, 0.2, 0.3])
     sample = sampler.make_sampler(1.0)
     logprobs = logprobs_of(shares)
