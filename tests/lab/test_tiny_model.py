@@ -110,6 +110,7 @@ def test_a_few_prompts_of_every_short_category_are_answered() -> None:
     for category in categories():
         if category.target is not None and not re.search(r"512|1,024|2,048", category.name):
             right = sum(score(model, tokenizer, category, prompts=10))
-            # The card says by how much this one falls short of its target.
-            expected = 5 if "beside a ledger" in category.name else 8
+            # The card says by how much these two fall short of their target.
+            short = "beside a ledger" in category.name or "phrasings" in category.name
+            expected = 5 if short else 8
             assert right >= expected, f"{category.name}: {right} of 10"
