@@ -182,3 +182,34 @@ def scaled_dot_product_attention_grouped(
         mask=mask,
     )
     return output.reshape(*leading, H_q, L, value.shape[-1])
+
+
+def chunked_attention_mask(
+    chunk_start: int, chunk_size: int, total_length: int, dtype: mx.Dtype = mx.float32
+) -> mx.array:
+    """The rows of the causal mask that belong to one chunk of a sequence.
+
+    Row `i` is the token at position `chunk_start + i`, and may look at keys `0 .. chunk_start + i`.
+
+    Args:
+        chunk_start: the position of the chunk's first token, from 0.
+        chunk_size: the number of tokens in the chunk, at least 1.
+        total_length: the number of keys, at least `chunk_start + chunk_size`. Keys behind the
+            chunk are hidden from all of its tokens.
+        dtype: dtype of the mask.
+
+    Returns:
+        `chunk_size x total_length`: 0 where attention is allowed, `-inf` where it is not; rows
+        `chunk_start .. chunk_start + chunk_size - 1` of `causal_mask(total_length, total_length)`.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    if chunk_start < 0 or chunk_size < 1 or chunk_start + chunk_size > total_length:
+        raise ValueError(
+            f"a chunk of {chunk_size} tokens from position {chunk_start} on does not lie within "
+            f"{total_length} tokens"
+        )
+    positions = mx.arange(chunk_start, chunk_start + chunk_size)[:, None]
+    allowed = mx.arange(total_length)[None, :] <= positions
+    return mx.where(allowed, mx.array(0, dtype), mx.array(-mx.inf, dtype))
