@@ -267,7 +267,7 @@ class BatchingKvCache(TinyKvCache):
         S = self._longest() or L
         keys, values = (buffer[:, :, self._end - S : self._end] for buffer in self._buffers)
         queries = L if mask_length is None else mask_length
-        return keys, values, S, _slots_mask(tuple(self.lengths), queries, S, mask, key.dtype)
+        return keys, values, S, slots_mask(tuple(self.lengths), queries, S, mask, key.dtype)
 
     def rewind(self, n: int) -> None:
         """Forget the last `n` tokens of every slot that is taken.
@@ -324,7 +324,7 @@ class BatchingKvCache(TinyKvCache):
 
 
 @functools.lru_cache(maxsize=1)  # the layers of a model ask for the same mask, one after the other
-def _slots_mask(
+def slots_mask(
     lengths: tuple[int | None, ...], L: int, S: int, mask: str | None, dtype: mx.Dtype
 ) -> mx.array:
     """The mask `B x 1 x L x S` of slots that hold so many tokens, the `L` newest included."""
