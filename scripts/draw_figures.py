@@ -779,6 +779,105 @@ def kv_cache_growth() -> Figure:
     return figure
 
 
+def schedule_simulator() -> Figure:
+    """For readers without scripts: a long prompt joins two streams, whole and in chunks."""
+    figure = Figure(
+        276,
+        "A long prompt joins two streams",
+        "Two timelines of requests A and B, which decode, and C, whose long prompt arrives. Whole: "
+        "C is prefilled at once, and A and B get no token meanwhile. In chunks: a decode step of A "
+        "and B follows each of four chunks; the first token of C comes later.",
+    )
+    left, row = 30.0, 26.0
+
+    def timeline(top: float, title: str, chunks: int, sides: int) -> None:
+        """Eight units of prefill in so many chunks; a decode step is one unit, a pass costs one."""
+        figure.text(6, top, title, anchor="start")
+        unit, x = 10.5, left
+        middles = [top + 24 + row * request for request in range(3)]
+
+        def bar(request: int, width: float, height: float, color: str) -> None:
+            y = middles[request] - height / 2
+            figure.box(x, y, width, height, fill=color, stroke=color, opacity=0.45, radius=0)
+
+        for request, middle in enumerate(middles):
+            figure.text(left - 8, middle, "ABC"[request], anchor="end")
+            figure.line((left, middle), (352, middle), color=MUTED, width=0.8)
+        gap = x
+        for step in range(sides + chunks + sides):
+            if sides <= step < sides + chunks:
+                width = unit * (1 + 8 / chunks)
+                bar(2, width, 18, ACCENT)
+                x += width
+            if step == sides:
+                gap = x - unit * (1 + 8 / chunks)
+            for request in range(3 if step >= sides + chunks - 1 else 2):
+                bar(request, unit, 10, ACCENT_2)
+            x += unit + 2
+            if step == sides:
+                end = x - 2
+        y = top + 24 + 2.6 * row
+        figure.line((gap, y - 4), (gap, y + 4))
+        figure.line((end, y - 4), (end, y + 4))
+        figure.line((gap, y), (end, y))
+        figure.text(end + 6, y, "the worst decode gap", size=12, anchor="start")
+
+    timeline(12, "the whole prompt at once", 1, 4)
+    timeline(130, "in four chunks", 4, 4)
+    for x, color, height, text in ((30, ACCENT, 18, "prefill"), (120, ACCENT_2, 10, "decode")):
+        y = 258 - height / 2
+        figure.box(x, y, 12, height, fill=color, stroke=color, opacity=0.45, radius=0)
+        figure.text(x + 20, 258, text, size=12, anchor="start")
+    figure.text(352, 258, "time, left to right", size=12, anchor="end", color=MUTED)
+    return figure
+
+
+def mask_explorer() -> Figure:
+    """For readers without scripts: a chunk's mask, with one row picked out."""
+    start, size, total = 5, 4, 12
+    figure = Figure(
+        214,
+        "The mask of a chunk",
+        "Four rows for a chunk that starts at position 5, twelve columns. Row 0 is open for keys 0 "
+        "to 5, row 1 for keys 0 to 6, row 2 for keys 0 to 7, row 3 for keys 0 to 8. Columns 9 to "
+        "11 are not filled yet and closed for all. Row 2 is picked out.",
+    )
+    cell, left, top = 24.0, 64.0, 46.0
+    zones = [("cached", 0, start), ("chunk", start, start + size), ("not filled", 9, total)]
+    for name, first, end in zones:
+        figure.text(left + cell * (first + end) / 2, 12, name, size=12, color=MUTED)
+        if first:
+            x = left + cell * first
+            figure.line((x, 6), (x, top + cell * size + 6), color=MUTED, width=2)
+    for key in range(total):
+        figure.text(left + cell * (key + 0.5), 34, str(key), size=12, color=MUTED)
+    for query in range(size):
+        y = top + cell * query
+        figure.text(left - 8, y + cell / 2, f"row {query}", size=12, anchor="end")
+        for key in range(total):
+            allowed = key <= start + query
+            figure.box(
+                left + cell * key,
+                y,
+                cell,
+                cell,
+                "0" if allowed else "\N{MINUS SIGN}\N{INFINITY}",
+                size=12,
+                fill=ACCENT if allowed else FILL,
+                opacity=0.3 if allowed else 1,
+                stroke=MUTED,
+                radius=0,
+            )
+    y = top + cell * 2
+    figure.line(
+        (left, y), (352, y), (352, y + cell), (left, y + cell), (left, y), color=INK, width=2.2
+    )
+    figure.text(6, 164, "Row 2 is the token at position 7: it sees keys 0 to 7.", anchor="start")
+    figure.text(6, 184, "Column 8 is a later token of this chunk.", anchor="start")
+    figure.text(6, 204, "Columns 9 to 11 are not filled yet.", anchor="start")
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -798,6 +897,8 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "week-2-engine": week_2_engine,
     "kv-cache": kv_cache,
     "kv-cache-growth": kv_cache_growth,
+    "schedule-simulator": schedule_simulator,
+    "mask-explorer": mask_explorer,
 }
 
 if __name__ == "__main__":

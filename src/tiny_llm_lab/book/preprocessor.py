@@ -6,6 +6,8 @@ does to a chapter:
 
     {{#task 1.3.2}}                  on a line of its own: the task's header (`tasks.py`)
     {{#figure NAME.svg | caption}}   on a line of its own: figures/NAME.svg (`figures.py`)
+    {{#component NAME KEY=VALUE ... | NAME.svg | caption}}   on a line of its own: an interactive
+                                     component, in the place of a figure (`components.py`)
     {{#include PATH:ANCHOR}}         mdBook does it; we check that file and anchor exist
     $...$ and $$...$$                MathML (`formulas.py`); never in code
     ```shapes                        a block of shapes
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_llm_lab.book.chapter import ChapterError, Fence, Problem, Text, split_chapter
+from tiny_llm_lab.book.components import parse_component
 from tiny_llm_lab.book.examples import pair_examples
 from tiny_llm_lab.book.figures import render_figure
 from tiny_llm_lab.book.formulas import render_formula
@@ -177,12 +180,16 @@ class ChapterProcessor:
         if name == "#include":
             self._check_include(argument, line)
             return found
-        if name not in ("#task", "#figure"):
-            self._report(line, f"{found} is unknown; there are #task, #figure and #include")
+        if name not in ("#task", "#figure", "#component"):
+            self._report(
+                line, f"{found} is unknown; there are #task, #figure, #component and #include"
+            )
         elif not alone:
             self._report(line, f"{{{{{name}}}}} needs a line of its own")
         elif name == "#task":
             return self._task(argument, line)
+        elif name == "#component":
+            return self._component(argument, line)
         else:
             return self._figure(argument, line)
         return found
@@ -210,6 +217,14 @@ class ChapterProcessor:
             return ""
         caption = self._text(Text(line, caption))
         return f"\n<figure>\n{svg}\n<figcaption>\n\n{caption}\n\n</figcaption>\n</figure>\n"
+
+    def _component(self, argument: str, line: int) -> str:
+        try:
+            component = parse_component(argument)
+        except ValueError as error:
+            self._report(line, str(error))
+            return ""
+        return component.render(self._figure(component.figure, line))
 
     def _check_include(self, target: str, line: int) -> None:
         """mdBook leaves the braces or an empty block where the target is missing."""

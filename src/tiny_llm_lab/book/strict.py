@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tiny_llm_lab.book.chapter import Problem
+from tiny_llm_lab.book.components import SCRIPTS
 from tiny_llm_lab.book.preprocessor import MARK
 
 _COMMAND = "python -m tiny_llm_lab.book.preprocessor"
@@ -153,7 +154,9 @@ def check_summary(source: Path) -> list[Problem]:
     ]
     figures = {path.name for path in source.glob("figures/*.svg")}
     text = "".join((source / name).read_text(encoding="utf-8") for name in there & set(named))
-    used = set(re.findall(r"\{\{#figure\s+([^\s|}]+)", text))
+    used = set(re.findall(r"\{\{#(?:figure|component[^|}]*\|)\s*([^\s|}]+)", text))
+    # The figure that is named like a component belongs to it, whether or not a chapter has it.
+    used |= {f"{component}.svg" for component in SCRIPTS}
     problems += [
         Problem(f"book/src/figures/{name}", 0, "no chapter shows it")
         for name in sorted(figures - used)
@@ -182,6 +185,8 @@ class _Page(HTMLParser):
         self.ids: Counter[str] = Counter()
         self.links: list[str] = []
         self.resources: list[str] = []
+        self.components: set[str] = set()
+        self.scripts: list[str] = []
         self.without_alt: list[str] = []
         self.base = ""
         self.text = path.read_text(encoding="utf-8")
@@ -202,6 +207,10 @@ class _Page(HTMLParser):
             self.resources.append(values["href"])
         if "src" in values:
             self.resources.append(values["src"])
+        if tag == "script" and "src" in values:
+            self.scripts.append(values["src"])
+        if tag in SCRIPTS:
+            self.components.add(tag)
         if tag == "img" and not values.get("alt"):
             self.without_alt.append(values.get("src", ""))
         if tag in ("script", "style", "code", "template"):
@@ -243,6 +252,11 @@ def check_pages(folder: Path, chapters: list[str]) -> list[Problem]:
             Problem(shown, 0, f"the image {source} has no alternative text")
             for source in page.without_alt
         ]
+        problems += [
+            Problem(shown, 0, f"it holds a {component}, but book.toml does not load {scripts}")
+            for component in sorted(page.components)
+            if (scripts := _missing_scripts(component, page.scripts))
+        ]
         if leftover := re.search(r"\{\{\s*#.*", page.visible):
             problems.append(Problem(shown, 0, f"{leftover[0]} was not expanded"))
         for link in page.links:
@@ -260,6 +274,18 @@ def check_pages(folder: Path, chapters: list[str]) -> list[Problem]:
         for url in re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')\s]+)", text):
             problems.append(Problem(f"{sheet.name} (built)", 0, f"it loads {url}"))
     return problems
+
+
+def _missing_scripts(component: str, loaded: list[str]) -> str:
+    """The scripts of a component, if a page does not load all of them in their order."""
+    # mdBook puts a hash behind the name of a file.
+    paths = "".join(f"{path}\n" for path in loaded)
+    pattern = r"[\s\S]*".join(
+        rf"\bcomponents/{name}(-[0-9a-f]+)?\.js\n" for name in SCRIPTS[component]
+    )
+    if re.search(pattern, paths):
+        return ""
+    return ", ".join(f"components/{name}.js" for name in SCRIPTS[component])
 
 
 def _check_link(link: str, name: str, pages: dict[str, _Page], folder: Path) -> str:
