@@ -2,6 +2,9 @@
 
 Day 1: task 1 `basics.double`, task 2 the class `shapes.Square`.
 Day 2: tasks 1 and 2 share `basics.power`, task 3 is a region of `cpp/add.cpp`.
+
+`add_extending_day` adds a third one, whose only task extends `basics.double` and a method of
+`shapes.Square`.
 """
 
 from pathlib import Path
@@ -168,6 +171,56 @@ def test_task_3_after_the_powers():
     assert basics.power(2, 1) == 2
 """
 
+DAY_3 = """
+[[week.day]]
+number = 3
+title = "Limits"
+chapter = "week-1-day-3.md"
+tests = "tests/test_week_1_day_3.py"
+
+[[week.day.task]]
+number = 1
+title = "A limit"
+symbols = []
+extends = ["basics.double", "shapes.Square.half_perimeter"]
+points = 3
+hints = ["a", "b", "c"]
+"""
+
+BASICS_BEFORE_3 = '''\
+"""Before there is a limit."""
+
+
+def double(x: int) -> int:
+    """Twice `x`, however large."""
+    # There is no limit yet.
+    return x + x
+'''
+
+SHAPES_BEFORE_3 = """\
+from .basics import double
+
+
+class Square:
+    def half_perimeter(self) -> int:
+        # Without `double`.
+        return self.side + self.side
+        # Both sides are there.
+"""
+
+TESTS_3 = """\
+from solution import basics
+
+
+class CheckFailure(AssertionError):
+    pass
+
+
+def test_task_1_limit():
+    if basics.double(999) != 1000:
+        raise CheckFailure("double has no limit")
+"""
+
 FILES = {
     "course.toml": MANIFEST,
     "src/tiny_llm_ref/__init__.py": '"""The reference."""\n',
@@ -197,6 +250,24 @@ def make_course(root: Path) -> Course:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     course = load_course(root)
+    write_skeleton(course)
+    return course
+
+
+def add_extending_day(course: Course) -> Course:
+    """Add day 3, generate the skeleton anew, and load the course anew."""
+    edit(course, "book/src/SUMMARY.md", "- [Week 1]", "- [Limits](week-1-day-3.md)\n- [Week 1]")
+    for name, text in {
+        "course.toml": MANIFEST + DAY_3,
+        "before/week_1_day_3/basics.py": BASICS_BEFORE_3,
+        "before/week_1_day_3/shapes.py": SHAPES_BEFORE_3,
+        "tests/test_week_1_day_3.py": TESTS_3,
+        "book/src/week-1-day-3.md": "# Week 1, Day 3: Limits\n\n{{#task 1.3.1}}\n",
+    }.items():
+        path = course.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    course = load_course(course.root)
     write_skeleton(course)
     return course
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from synthetic_course import add_extending_day
 
 from tiny_llm_lab.book.chapter import Fence, Problem, Text, split_chapter
 from tiny_llm_lab.book.docstrings import render_docstring
@@ -15,8 +16,8 @@ from tiny_llm_lab.book.figures import render_figure
 from tiny_llm_lab.book.formulas import render_formula
 from tiny_llm_lab.book.preprocessor import MARK, ChapterProcessor
 from tiny_llm_lab.book.strict import build, check_pages, read_log
-from tiny_llm_lab.book.tasks import render_contract
-from tiny_llm_lab.course.manifest import CourseError, load_course
+from tiny_llm_lab.book.tasks import render_contract, render_task
+from tiny_llm_lab.course.manifest import Course, CourseError, Symbol, load_course
 
 BOOK_TOML = """
 [book]
@@ -287,7 +288,26 @@ def test_every_task_of_the_course_can_be_rendered(tmp_path: Path) -> None:
         assert processor.problems == []
 
 
-def test_a_contract_shows_signatures_and_docstrings_but_no_bodies(tmp_path: Path) -> None:
+def test_an_extended_symbol_names_its_first_task_and_shows_what_it_promises(course: Course) -> None:
+    course = add_extending_day(course)
+    first = render_task(course, course.task("1.1.1"), {})
+    assert "Twice `x`, however large." in first
+    assert "extends" not in first
+    extending = render_task(course, course.task("1.3.1"), {})
+    assert "<code>src/tiny_llm/basics.py</code> <code>src/tiny_llm/shapes.py</code>" in extending
+    assert (
+        "\n\nThis task extends `double`, which you wrote in "
+        "[Week 1 Day 1, Task 1](week-1-day-1.md#task-1):\n\n"
+        "```python\ndef double(x: int) -> int:\n```\n\nTwice `x`.\n\n- `x`: any number.\n\n"
+    ) in extending
+    assert (
+        "This task extends `Square.half_perimeter`, which you wrote in "
+        "[Week 1 Day 1, Task 2](week-1-day-1.md#task-2):\n\n"
+        "```python\ndef half_perimeter(self) -> int:\n```\n\nTwo sides.\n\n"
+    ) in extending
+
+
+def test_a_contract_shows_signatures_and_docstrings_but_no_bodies() -> None:
     source = '''
 class Box:
     """A box."""
@@ -315,18 +335,17 @@ class Box:
 def bare() -> None:
     pass
 '''
-    path = tmp_path / "box.py"
-    path.write_text(source, encoding="utf-8")
-    contract = render_contract(path, "Box")
+    contract = render_contract(source, Symbol("box.Box"))
     assert "class Box:\n    def __init__(self, size: int) -> None:\n    def open(\n" in contract
     assert "- `size`: how many fit." in contract
     assert "Open it." in contract
     assert "secret" not in contract
     assert "_hidden" not in contract
-    assert render_contract(path, "Box.open").startswith("```python\ndef open(\n    self,\n")
+    opened = render_contract(source, Symbol("box.Box.open"))
+    assert opened.startswith("```python\ndef open(\n    self,\n")
     for name, complaint in (("Bag", "has no Bag"), ("bare", "has no docstring")):
         with pytest.raises(CourseError, match=complaint):
-            render_contract(path, name)
+            render_contract(source, Symbol(f"box.{name}"))
 
 
 def test_docstrings_become_lists_links_and_paragraphs() -> None:

@@ -3,13 +3,25 @@
 from pathlib import Path
 
 import pytest
-from synthetic_course import edit, make_course
+from synthetic_course import add_extending_day, edit, make_course
 
 from tiny_llm_lab.course.consistency import check_consistency
 
 
 def test_a_course_in_step_has_no_problems(tmp_path: Path) -> None:
     assert check_consistency(make_course(tmp_path)) == []
+
+
+def test_a_course_that_extends_symbols_has_no_problems(tmp_path: Path) -> None:
+    assert check_consistency(add_extending_day(make_course(tmp_path))) == []
+
+
+def test_an_earlier_body_that_no_task_extends_is_noticed(tmp_path: Path) -> None:
+    course = add_extending_day(make_course(tmp_path))
+    course = edit(course, "course.toml", '["basics.double", ', "[")
+    assert check_consistency(course) == [
+        "before/week_1_day_3/basics.py belongs to no day that extends anything in it."
+    ]
 
 
 @pytest.mark.parametrize(

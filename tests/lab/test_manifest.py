@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_course import MANIFEST, edit, make_course
+from synthetic_course import MANIFEST, add_extending_day, edit, make_course
 
 from tiny_llm_lab.course.manifest import CourseError, Symbol, load_course
 
@@ -38,6 +38,17 @@ def test_the_course_of_this_project_loads() -> None:
     assert course.book.is_dir()
 
 
+def test_a_task_can_extend_what_earlier_days_ask_for(tmp_path: Path) -> None:
+    course = add_extending_day(make_course(tmp_path))
+    task = course.task("1.3.1")
+    double, half_perimeter = task.extends
+    assert (double.text, half_perimeter.text) == ("basics.double", "shapes.Square.half_perimeter")
+    assert task.symbols == course.task("1.1.1").extends == ()
+    assert [owner.id for owner in course.owners(double)] == ["1.1.1"]
+    # By its class.
+    assert [owner.id for owner in course.owners(half_perimeter)] == ["1.1.2"]
+
+
 def test_symbols_say_where_they_are() -> None:
     method = Symbol("batch.Request.try_prefill")
     assert (method.file, method.name) == ("batch.py", "Request.try_prefill")
@@ -57,12 +68,26 @@ def test_symbols_say_where_they_are() -> None:
         ('title = "Squares"', 'title = ""', "'title' must be a non-empty string"),
         ('title = "Squares"', "title = 'A \"b\"'", "must not hold a quote"),
         ('number = 2\ntitle = "Squares"', 'number = 1\ntitle = "Squares"', "task number 1 stands"),
-        ('number = 2\ntitle = "Powers"', 'number = 3\ntitle = "Powers"', "day number 3 stands"),
+        ('number = 2\ntitle = "Powers"', 'number = 1\ntitle = "Powers"', "day number 1 stands"),
         ('["shapes.Square"]', "[]", "names no symbol"),
         ('["shapes.Square"]', '["Square"]', "names the symbol 'Square'"),
         ('["shapes.Square"]', '["shapes.Square.area.x"]', "write module.function"),
         ('["shapes.Square"]', '["a.b", "a.b"]', "the same string twice"),
         ('["shapes.Square"]', "[1]", "must be strings"),
+        ("points = 5", "points = 5\nextends = 'x'", "'extends' must be an array, not 'x'"),
+        ("points = 5", "points = 5\nextends = ['x']", "task 1 names the symbol 'x'"),
+        (
+            "points = 2\n",
+            "points = 2\nextends = ['cpp/add.cpp#add']\n",
+            "only functions and methods",
+        ),
+        (
+            "points = 5",
+            "points = 5\nextends = ['basics.power']",
+            "task 1.1.1 extends 'basics.power', which no task of an earlier day names",
+        ),
+        ("points = 10", "points = 10\nextends = ['basics.double']", "no task of an earlier day"),
+        ("points = 1\n", "points = 1\nextends = ['basics.triple']\n", "no task of an earlier day"),
         ('["shapes.Square"]', '["basics.power"]', "Week 1 Day 1 and to Week 1 Day 2"),
         ('hints = ["How many sides?", "All', 'hints = [3, "All', "must be strings"),
         ('title = "Numbers"\n', "", "week 1 lacks the key 'title'"),

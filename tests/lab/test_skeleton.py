@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from synthetic_course import ADD, BASICS, SHAPES, edit
+from synthetic_course import ADD, BASICS, DAY_3, SHAPES, add_extending_day, edit
 
 from tiny_llm_lab.course.manifest import Course, CourseError, load_course
 from tiny_llm_lab.course.packages import read_package
@@ -12,6 +12,7 @@ from tiny_llm_lab.course.skeleton import (
     build_package,
     differences,
     leaked_lines,
+    stub_of_another_task,
 )
 from tiny_llm_lab.course.student_work import write_skeleton, written_symbols
 
@@ -131,6 +132,132 @@ def test_a_method_can_belong_to_a_later_day_than_its_class(course: Course) -> No
     assert "return double(self.side)" not in after_day_1
 
 
+def test_what_a_later_day_extends_has_its_earlier_body(course: Course) -> None:
+    course = add_extending_day(course)
+    full_docstring = '''"""Twice `x`.
+
+    Args:
+        x: any number.
+    """'''
+    earlier_docstring = '"""Twice `x`, however large."""'
+    skeleton = build_package(course)
+    assert skeleton["basics.py"] == STUBBED_BASICS.replace(full_docstring, earlier_docstring)
+    assert skeleton["shapes.py"] == STUBBED_SHAPES
+    after_day_2 = build_package(course, course.day(1, 2))
+    assert after_day_2 == build_package(course, course.day(1, 1)) | {
+        "basics.py": BASICS.replace(full_docstring, earlier_docstring)
+        .replace("# Adding is cheaper than multiplying.", "# There is no limit yet.")
+        .replace("clamp(x + x)", "x + x"),
+        "cpp/add.cpp": ADD,
+    }
+    assert after_day_2["shapes.py"] == SHAPES.replace(
+        "        return double(self.side)\n",
+        "        # Without `double`.\n"
+        "        return self.side + self.side\n"
+        "        # Both sides are there.\n",
+    )
+    after_day_3 = build_package(course, course.day(1, 3))
+    assert (after_day_3["basics.py"], after_day_3["shapes.py"]) == (BASICS, SHAPES)
+
+
+def test_two_days_can_extend_the_same_function(course: Course) -> None:
+    course = add_extending_day(course)
+    day_4 = DAY_3.replace("number = 3", "number = 4").replace(
+        ', "shapes.Square.half_perimeter"', ""
+    )
+    folder = course.before / "week_1_day_4"
+    folder.mkdir()
+    (folder / "basics.py").write_text("def double(x: int) -> int:\n    return min(x + x, 900)\n")
+    course = edit(course, "course.toml", DAY_3, DAY_3 + day_4)
+    bodies = ("    return x + x\n", "    return min(x + x, 900)\n", "    return clamp(x + x)\n")
+    for day, body in zip((2, 3, 4), bodies, strict=True):
+        basics = build_package(course, course.day(1, day))["basics.py"]
+        assert [line in basics for line in bodies] == [line == body for line in bodies]
+    assert "however large" in build_package(course)["basics.py"]
+    assert "x: any number" in build_package(course, course.day(1, 3))["basics.py"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "week_1_day_3/basics.py",
+            "def double",
+            "def triple",
+            "Task 1.3.1 extends basics.double, "
+            "but before/week_1_day_3/basics.py has no such function or method.",
+        ),
+        (
+            "week_1_day_3/basics.py",
+            "(x: int)",
+            "(x: int, y: int = 0)",
+            "before/week_1_day_3/basics.py: the signature of double must be that of the reference, "
+            "`def double(x: int) -> int:`, not `def double(x: int, y: int=0) -> int:`.",
+        ),
+        (
+            "week_1_day_3/shapes.py",
+            "    def half",
+            "    @property\n    def half",
+            "before/week_1_day_3/shapes.py: the signature of Square.half_perimeter must be that of "
+            "the reference, `def half_perimeter(self) -> int:`, "
+            "not `@property def half_perimeter(self) -> int:`.",
+        ),
+        (
+            "week_1_day_3/shapes.py",
+            "class Square:",
+            "class Square:\n    def area(self):\n        return 4\n",
+            "before/week_1_day_3/shapes.py defines Square.area, which no task of that day extends.",
+        ),
+        (
+            "week_1_day_3/basics.py",
+            "def double",
+            "LIMIT = 3\n\n\ndef double",
+            "before/week_1_day_3/basics.py, line 4: "
+            "there may only be imports, functions, and classes with methods.",
+        ),
+        (
+            "week_1_day_3/basics.py",
+            "def double",
+            "def double (:",
+            "before/week_1_day_3/basics.py, line 4, is not valid Python.",
+        ),
+    ],
+)
+def test_a_wrong_earlier_body_is_refused(
+    course: Course, file: str, old: str, new: str, message: str
+) -> None:
+    course = edit(add_extending_day(course), f"before/{file}", old, new)
+    with pytest.raises(CourseError) as caught:
+        build_package(course)
+    assert str(caught.value) == message
+
+
+def test_an_extended_symbol_that_does_not_exist_is_refused(course: Course) -> None:
+    course = add_extending_day(course)
+    edit(course, "before/week_1_day_3/shapes.py", "half_perimeter", "volume")
+    course = edit(course, "course.toml", "half_perimeter", "volume")
+    with pytest.raises(CourseError, match=r"extends shapes\.Square\.volume, but the reference has"):
+        build_package(course)
+
+
+@pytest.mark.parametrize("file", ["week_1_day_3/more.py", "week_1_day_4/basics.py", "notes.md"])
+def test_a_surplus_file_of_earlier_bodies_is_refused(course: Course, file: str) -> None:
+    course = add_extending_day(course)
+    path = course.before / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    with pytest.raises(CourseError) as caught:
+        build_package(course)
+    assert str(caught.value) == f"before/{file} belongs to no day that extends anything in it."
+
+
+def test_the_stub_of_what_a_task_extends_is_another_tasks(course: Course) -> None:
+    course = add_extending_day(course)
+    message = "Week 1 Day 1, Task 1: Double"
+    assert stub_of_another_task(course, course.task("1.3.1"), message) == message
+    assert stub_of_another_task(course, course.task("1.1.1"), message) == ""
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
@@ -214,6 +341,21 @@ def test_a_leaked_line_of_a_solution_is_found(course: Course, file: str, leak: s
     assert leaked_lines(course, package) == [f"{file}: {leak.strip()}"]
 
 
+@pytest.mark.parametrize(
+    ("file", "leak"),
+    [
+        ("basics.py", "# There is no limit yet."),
+        ("shapes.py", "        return self.side + self.side"),
+    ],
+)
+def test_a_leaked_line_of_an_earlier_body_is_found(course: Course, file: str, leak: str) -> None:
+    course = add_extending_day(course)
+    package = build_package(course)
+    assert leaked_lines(course, package) == []
+    package[file] += f"\n{leak}\n"
+    assert leaked_lines(course, package) == [f"{file}: {leak.strip()}"]
+
+
 def test_the_skeleton_of_this_course_defines_what_the_reference_defines() -> None:
     course = load_course()
     reference = read_package(course.reference)
@@ -226,9 +368,9 @@ def test_the_skeleton_of_this_course_defines_what_the_reference_defines() -> Non
 
 
 def _interface(source: str) -> list[str]:
-    """The module with empty bodies."""
+    """The module without bodies and their docstrings, of which some are earlier ones."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
-            node.body = node.body[:1]
+            node.body = []
     return ast.unparse(tree).splitlines()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from synthetic_course import edit
+from synthetic_course import add_extending_day, edit
 
 from tiny_llm_lab.course import states
 from tiny_llm_lab.course.graded_tests import Outcome
@@ -41,6 +41,36 @@ def test_all_gates_pass_on_a_sound_course(course: Course) -> None:
     outcomes.clear()
     assert check_state(course, course.day(1, 2), outcomes.append) == []
     assert [outcome.result for outcome in outcomes] == ["passed"] * 3
+
+
+def test_all_gates_pass_on_a_course_with_extended_symbols(course: Course) -> None:
+    course = add_extending_day(course)
+    assert check_skeleton(course) == []
+    assert check_last_state(course) == []
+    for through in (None, *course.days):
+        assert check_state(course, through) == []
+
+
+@pytest.mark.parametrize(
+    ("tests", "old", "new", "test"),
+    [
+        (TESTS_1, "[1, 2]", "[999]", "test_task_1_twice[999]"),
+        (
+            TESTS_2,
+            "basics.power(2, 1) == 2",
+            "basics.power(2, 1) * basics.double(999) == 3996",
+            "test_task_3_after_the_powers",
+        ),
+    ],
+)
+def test_an_earlier_test_that_fails_once_a_symbol_is_extended_is_noticed(
+    course: Course, tests: str, old: str, new: str, test: str
+) -> None:
+    course = edit(add_extending_day(course), tests, old, new)
+    assert check_state(course, course.day(1, 2)) == []
+    (problem,) = check_state(course, course.day(1, 3))
+    assert problem.startswith(f"{tests}::{test} fails (AssertionError: ")
+    assert problem.endswith(" on the state after Week 1 Day 3.")
 
 
 BAD_TESTS = """\

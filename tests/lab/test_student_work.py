@@ -1,7 +1,7 @@
 """What a student has written: it is found, and never overwritten."""
 
 import pytest
-from synthetic_course import edit
+from synthetic_course import add_extending_day, edit
 
 from tiny_llm_lab.course.manifest import Course, CourseError
 from tiny_llm_lab.course.packages import read_package
@@ -46,3 +46,15 @@ def test_a_task_is_begun_once_one_of_its_stubs_is_gone(course: Course) -> None:
     (course.student / "shapes.py").write_bytes(b"class Square:\x00\n")
     assert is_begun(course, course.task("1.1.2"))
     assert not is_begun(course, course.task("1.1.1"))
+
+
+def test_a_task_that_only_extends_is_begun_once_that_is_written(course: Course) -> None:
+    course = add_extending_day(course)
+    task = course.task("1.3.1")
+    stub = 'raise NotImplementedError("Week 1 Day 1, Task 2: Squares")'
+    side = '"""Keep the side."""\n        '
+    edit(course, "src/tiny_llm/shapes.py", side + stub, side + "self.side = side")
+    assert not is_begun(course, task)
+    sides = '"""Two sides."""\n        '
+    edit(course, "src/tiny_llm/shapes.py", sides + stub, sides + "return 2 * self.side")
+    assert is_begun(course, task)

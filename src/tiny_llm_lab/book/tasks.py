@@ -1,16 +1,17 @@
 """The header of a task: title, points, file, signatures, docstrings, and the test command.
 
 All of it comes from course.toml and from the reference's source, so a chapter cannot disagree
-with them. The bodies of the reference are never shown.
+with them. The docstrings are those in the student's package: what a later day extends shows what
+it promises until then. The bodies of the reference are never shown.
 """
 
 import ast
 import html
 import textwrap
-from pathlib import Path
 
 from tiny_llm_lab.book.docstrings import render_docstring
 from tiny_llm_lab.course.manifest import Course, CourseError, Symbol, Task
+from tiny_llm_lab.course.skeleton import build_module
 
 _Definition = ast.FunctionDef | ast.ClassDef
 
@@ -25,9 +26,11 @@ def render_task(course: Course, task: Task, shown: dict[Symbol, Task]) -> str:
             are added. A symbol that appears again is folded.
 
     Raises:
-        CourseError: the reference lacks a symbol of the task.
+        CourseError: the reference lacks a symbol of the task, or the skeleton of its file cannot
+            be generated.
     """
-    files = dict.fromkeys(f"src/tiny_llm/{symbol.file}" for symbol in task.symbols)
+    symbols = (*task.symbols, *task.extends)
+    files = dict.fromkeys(f"src/tiny_llm/{symbol.file}" for symbol in symbols)
     points = f"{task.points} point{'s' if task.points > 1 else ''}"
     facts = [f'<span class="task-points">{points}</span>']
     facts += [f"<code>{html.escape(file)}</code>" for file in files]
@@ -36,10 +39,15 @@ def render_task(course: Course, task: Task, shown: dict[Symbol, Task]) -> str:
         f"## Task {task.number}: {task.title} {{#task-{task.number}}}",
         f'<p class="task-facts">{" ".join(facts)}</p>',
     ]
-    for symbol in task.symbols:
+    day = course.day(task.week, task.day)
+    python_files = {symbol.file for symbol in symbols if not symbol.is_region}
+    sources = {file: build_module(course, file, day) for file in python_files}
+    for symbol in symbols:
         if symbol.is_region:
             continue
-        contract = render_contract(course.reference / symbol.file, symbol.name)
+        if symbol in task.extends:
+            parts.append(_origin(course, symbol))
+        contract = render_contract(sources[symbol.file], symbol)
         first = shown.setdefault(symbol, task)
         if first is task:
             parts.append(contract)
@@ -53,23 +61,20 @@ def render_task(course: Course, task: Task, shown: dict[Symbol, Task]) -> str:
     return "\n\n".join(parts)
 
 
-def render_contract(path: Path, name: str) -> str:
+def render_contract(source: str, symbol: Symbol) -> str:
     """What a definition promises: its signature as code, then its docstring as text.
 
     Args:
-        path: a Python file.
-        name: a function, a class (its public methods belong to it), or `Class.method`.
+        source: the text of the symbol's file.
+        symbol: a function, a class (its public methods belong to it), or a method.
 
     Raises:
-        CourseError: there is no such file or definition, or it has no docstring.
+        CourseError: there is no such definition, or it has no docstring.
     """
-    try:
-        source = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CourseError(f"the reference has no {path.name}") from None
+    name = symbol.name
     scope: ast.Module | _Definition = ast.parse(source)
     for part in name.split("."):
-        scope = _find(scope, part, f"{path.name} of the reference has no {name}")
+        scope = _find(scope, part, f"{symbol.file} of the reference has no {name}")
     assert not isinstance(scope, ast.Module)
     lines = source.splitlines()
     signatures = [_signature(lines, scope)]
@@ -80,6 +85,14 @@ def render_contract(path: Path, name: str) -> str:
         texts.append(_docstring(method, name))
     code = textwrap.dedent("\n".join(signatures))
     return "\n\n".join([f"```python\n{code}\n```", *texts])
+
+
+def _origin(course: Course, symbol: Symbol) -> str:
+    """Where the student wrote what a task extends."""
+    owner = course.owners(symbol)[0]
+    day = course.day(owner.week, owner.day)
+    link = f"[{day.name}, Task {owner.number}]({day.chapter}#task-{owner.number})"
+    return f"This task extends `{symbol.name}`, which you wrote in {link}:"
 
 
 def _find(scope: ast.Module | _Definition, name: str, message: str) -> _Definition:

@@ -54,7 +54,7 @@ def describe(error: BaseException, task: Task | None, package: Path) -> list[str
         if source:
             lines.append(f"             {_shorten(source)}")
     elif task is not None:
-        for symbol in task.symbols:
+        for symbol in (*task.symbols, *task.extends):
             tested = _tested_method(symbol, package, error)
             place = find_definition(tested, package) or os.path.relpath(package / symbol.file)
             lines.append(f"  look at    {place}")

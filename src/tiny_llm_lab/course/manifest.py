@@ -7,7 +7,7 @@ The keys of course.toml, all required unless a default is given:
     [[week]]              number, title, chapter (its overview, a file of book/src)
     [[week.day]]          number, title, chapter, tests (the test file, from the project's root)
     [[week.day.task]]     number, title, symbols, points, hints (a question, the invariant,
-                          pseudocode)
+                          pseudocode); extends, default none
 
 A symbol is what the student has to write, and is named in one of these ways:
 
@@ -19,6 +19,10 @@ A symbol is what the student has to write, and is named in one of these ways:
 
 Tasks of the same day may share a symbol. A symbol that names a method takes precedence over one
 that names its class, so a method can belong to a later day than the rest of its class.
+
+`extends` lists functions and methods that a task of an earlier day asks for and that this task
+changes. Their bodies as they stand before week 2 day 7 are in `before/week_2_day_7/`, see
+`tiny_llm_lab.course.earlier`. A task that extends something may have no symbols of its own.
 
 `load_course` checks the manifest itself; whether the files and definitions it names exist is
 checked by `tiny_llm_lab.course.consistency`. Nothing here imports MLX: commands start fast.
@@ -65,13 +69,14 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a day: what to write, for how many points, with which hints."""
+    """One task of a day: what to write and to extend, for how many points, with which hints."""
 
     week: int
     day: int
     number: int
     title: str
     symbols: tuple[Symbol, ...]
+    extends: tuple[Symbol, ...]
     points: int
     hints: tuple[str, ...]
 
@@ -149,6 +154,16 @@ class Course:
                 tasks[symbol] = (*tasks.get(symbol, ()), task)
         return tasks
 
+    def owners(self, symbol: Symbol) -> tuple[Task, ...]:
+        """The tasks that ask for a function or method, or else for its class; maybe none."""
+        tasks = self.tasks_by_symbol
+        return tasks.get(symbol) or tasks.get(Symbol(symbol.text.rpartition(".")[0]), ())
+
+    @property
+    def before(self) -> Path:
+        """The folder of the bodies that a later day extends."""
+        return self.root / "before"
+
     @property
     def reference(self) -> Path:
         """The folder of the reference solution's package."""
@@ -201,7 +216,8 @@ def load_course(root: Path = PROJECT_ROOT) -> Course:
 
     Raises:
         CourseError: the file is missing or is not valid TOML; a key is unknown, missing or of the
-            wrong type; numbers do not count up from 1; two days share a symbol.
+            wrong type; numbers do not count up from 1; two days share a symbol; a task extends
+            what no earlier day asks for.
     """
     path = root / "course.toml"
     try:
@@ -217,6 +233,7 @@ def load_course(root: Path = PROJECT_ROOT) -> Course:
         weeks=tuple(_week(*item) for item in _numbered(table["week"], "week", "")),
     )
     _check_sharing(course)
+    _check_extensions(course)
     return course
 
 
@@ -237,16 +254,19 @@ def _day(week: int, data: Any, where: str) -> Day:
 
 def _task(week: int, day: int, data: Any, where: str) -> Task:
     fields = {"number": int, "title": str, "symbols": list, "points": int, "hints": list}
-    table = _check_table(data, where, fields)
+    table = _check_table({"extends": [], **data}, where, {**fields, "extends": list})
     if '"' in table["title"] or "\\" in table["title"]:
         raise CourseError(f"course.toml: the title of {where} must not hold a quote or backslash.")
     if table["points"] < 1:
         raise CourseError(f"course.toml: the points of {where} must be at least 1.")
     symbols = _symbols(table["symbols"], where)
-    if not symbols:
+    extends = _symbols(table["extends"], f"`extends` of {where}")
+    if not symbols and not extends:
         raise CourseError(f"course.toml: {where} names no symbol.")
     hints = tuple(_strings(table["hints"], f"the hints of {where}"))
-    return Task(week, day, table["number"], table["title"], symbols, table["points"], hints)
+    return Task(
+        week, day, table["number"], table["title"], symbols, extends, table["points"], hints
+    )
 
 
 def _symbols(values: list[Any], where: str) -> tuple[Symbol, ...]:
@@ -270,16 +290,23 @@ def _strings(values: list[Any], where: str) -> list[str]:
 
 
 def _numbered(items: list[Any], kind: str, where: str) -> Iterator[tuple[Any, str]]:
-    """The entries of an array of tables, each with its name for messages; checks the numbers."""
+    """The entries of an array of tables, each with its name for messages; checks the numbers.
+
+    Days count up with gaps, where a day is not written yet; weeks and tasks without.
+    """
     if not items:
         raise CourseError(f"course.toml: {where or 'the course'} has no {kind}.")
-    for expected, item in enumerate(items, start=1):
+    expected = 1
+    for item in items:
         number = item.get("number") if isinstance(item, dict) else None
+        if kind == "day" and isinstance(number, int):
+            expected = max(expected, number)
         if number != expected:
             raise CourseError(
                 f"course.toml: {where + ', ' if where else ''}{kind} number {number!r} stands "
                 f"where {expected} is expected: numbers count up from 1."
             )
+        expected += 1
         yield item, f"{where + ' ' if where else ''}{kind} {number}"
 
 
@@ -308,6 +335,22 @@ def _check_sharing(course: Course) -> None:
                     f"{day.name}, but only tasks of one day may share a symbol."
                 )
             day_of[symbol] = day
+
+
+def _check_extensions(course: Course) -> None:
+    for task in course.tasks:
+        for symbol in task.extends:
+            if symbol.is_region:
+                raise CourseError(
+                    f"course.toml: task {task.id} extends {symbol.text!r}, "
+                    "but only functions and methods can be extended."
+                )
+            owners = course.owners(symbol)
+            if not owners or (owners[0].week, owners[0].day) >= (task.week, task.day):
+                raise CourseError(
+                    f"course.toml: task {task.id} extends {symbol.text!r}, "
+                    "which no task of an earlier day names."
+                )
 
 
 def _exist(kind: str, items: tuple[Any, ...]) -> str:

@@ -76,6 +76,30 @@ def is_docstring(node: ast.stmt) -> bool:
     )
 
 
+def body_range(lines: list[str], node: Function) -> tuple[int, int]:
+    """The index of a body's first line behind the docstring, and the one behind its last line.
+
+    Comments before its first and behind its last statement belong to it.
+    """
+    first = node.body[0]
+    if is_docstring(first):
+        start = first.end_lineno or 0
+    else:
+        decorators = getattr(first, "decorator_list", [])
+        start = min(item.lineno for item in (first, *decorators)) - 1
+        while not lines[start - 1].strip() or lines[start - 1].lstrip().startswith("#"):
+            start -= 1
+    end = node.end_lineno or 0
+    for index in range(end, len(lines)):
+        text = lines[index].strip()
+        indent = len(lines[index]) - len(lines[index].lstrip())
+        if text.startswith("#") and indent > node.col_offset:
+            end = index + 1
+        elif text:
+            break
+    return start, end
+
+
 def regions(file: str, source: str) -> list[Region]:
     """The marked regions of a file, in order; CourseError if the marks do not pair up."""
     found: list[Region] = []

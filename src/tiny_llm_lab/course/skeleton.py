@@ -1,14 +1,24 @@
 """Derives a student's package from the reference: the bodies of the tasks' symbols become stubs.
 
-The text around a body, or around a marked region, stays as it is.
+The text around a body, or around a marked region, stays as it is. What a later day extends has its
+earlier body, and its earlier docstring, until that day is done.
 """
 
 import ast
 import re
 from dataclasses import dataclass
 
+from .earlier import EarlierBody, earlier_bodies
 from .manifest import Course, CourseError, Day, Symbol, Task
-from .packages import Function, functions, is_docstring, owner, read_package, regions
+from .packages import (
+    Function,
+    body_range,
+    functions,
+    is_docstring,
+    owner,
+    read_package,
+    regions,
+)
 
 LINE_LENGTH = 100
 
@@ -41,7 +51,7 @@ def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
 
     Raises:
         CourseError: a symbol does not exist in the reference, or a definition of the reference
-            is neither a task's symbol nor given.
+            is neither a task's symbol nor given; something is wrong with an earlier body.
     """
     sources = read_package(course.reference)
     for symbol, tasks in course.tasks_by_symbol.items():
@@ -50,14 +60,24 @@ def build_package(course: Course, through: Day | None = None) -> dict[str, str]:
                 f"Task {tasks[0].id} names the symbol {symbol.text}, "
                 f"but the reference has no file {symbol.file}."
             )
+    earlier = earlier_bodies(course)
     package = {}
     for file, source in sources.items():
         if file.endswith(".py"):
-            text = _stub_functions(course, file, source, through)
+            text = _replace_bodies(course, file, source, earlier, through)
             package[file] = _student_docstring(text) if file == "__init__.py" else text
         else:
             package[file] = _stub_regions(course, file, source, through)
     return package
+
+
+def build_module(course: Course, file: str, through: Day) -> str:
+    """One Python file of that package, whatever may be wrong with the others."""
+    path = course.reference / file
+    if not path.is_file():
+        raise CourseError(f"the reference has no {file}")
+    source = path.read_text(encoding="utf-8")
+    return _replace_bodies(course, file, source, earlier_bodies(course), through)
 
 
 def differences(course: Course) -> list[str]:
@@ -98,19 +118,22 @@ def stub_of_another_task(course: Course, task: Task, message: str) -> str:
         message: what the stub raised with.
 
     Returns:
-        `message`; empty if the stub is the task's own or not a generated one.
+        `message`; empty if the stub is the task's own or not a generated one. The stub of what the
+        task extends is another's.
     """
     own = {stub_message(course.tasks_by_symbol[symbol]) for symbol in task.symbols}
     return message if message not in own and message.startswith("Week ") else ""
 
 
 def leaked_lines(course: Course, package: dict[str, str]) -> list[str]:
-    """The lines of a solution's body that a package contains, as `file: line`.
+    """The lines of a solution's body, or of an earlier one, that a package contains.
+
+    They are given as `file: line`.
 
     Lines that say nothing by themselves (short ones, single words) do not count, nor do lines that
     the reference also has outside of the bodies that a student writes.
     """
-    secret: set[str] = set()
+    secret = {_normalized(line) for body in earlier_bodies(course) for line in body.statements}
     public: set[str] = set()
     for file, source in read_package(course.reference).items():
         lines = source.splitlines()
@@ -200,28 +223,33 @@ def _check_classes(file: str, names: list[str], tree: ast.Module) -> None:
                 )
 
 
-def _stub_functions(course: Course, file: str, source: str, through: Day | None) -> str:
+def _replace_bodies(
+    course: Course, file: str, source: str, earlier: list[EarlierBody], through: Day | None
+) -> str:
     lines = source.splitlines(keepends=True)
     for definition in reversed(definitions(course, file, ast.parse(source))):
-        if definition.tasks and not _is_done(definition.tasks[0], through):
-            node = definition.node
-            start = node.body[0].end_lineno or 0
-            end = _end_of_body(lines, node)
-            lines[start:end] = [_raise(stub_message(definition.tasks), node.body[0].col_offset)]
+        if not definition.tasks:
+            continue
+        # Of several days that extend it, the next one says what it is now.
+        extended = [
+            body
+            for body in earlier
+            if (body.symbol.file, body.symbol.name) == (file, definition.name)
+            and not _is_done(body.task, through)
+        ]
+        node = definition.node
+        if not _is_done(definition.tasks[0], through):
+            body = [_raise(stub_message(definition.tasks), node.body[0].col_offset)]
+        elif extended:
+            body = extended[0].statements
+        else:
+            continue
+        start, end = body_range(lines, node)
+        if extended and extended[0].docstring:
+            start = node.body[0].lineno - 1
+            body = [*extended[0].docstring, *body]
+        lines[start:end] = body
     return "".join(lines)
-
-
-def _end_of_body(lines: list[str], node: Function) -> int:
-    """The index behind the last line of a body, including comments behind its last statement."""
-    end = node.end_lineno or 0
-    for index in range(end, len(lines)):
-        text = lines[index].strip()
-        indent = len(lines[index]) - len(lines[index].lstrip())
-        if text.startswith("#") and indent > node.col_offset:
-            end = index + 1
-        elif text:
-            break
-    return end
 
 
 def _raise(message: str, indent: int) -> str:

@@ -1,19 +1,20 @@
 """The states of a student on the way through the course, and the gates on the graded tests.
 
 The state "student of day N" is the package `tiny_llm` with the reference's bodies for the tasks of
-all days up to N and stubs after that. State 0 is the untouched skeleton.
+all days up to N and stubs after that. A body that a later day extends is the earlier one until that
+day. State 0 is the untouched skeleton.
 
 On each state N the gates run two days:
 
-- day N passes;
+- day N passes, and if it extends a symbol, so does every day from the one that wrote it;
 - day N+1 fails, test by test: a test that passes without the work of its day tests nothing.
 
-That earlier days pass on state N too needs no run of its own. State N differs from state d < N
-only in stubs that have become real. A test that passed on state d met none of these stubs, since a
-stub raises (and no test has reason to swallow that), so it does the same on state N. The last
-state is checked to be the reference itself, on which `pdm run test-refsol` runs all tests. So the
-gates cost about one run of every day, where running days 1 to N on each state would cost a square
-number of them.
+That other earlier days pass on state N too needs no run of its own. But for what day N extends,
+state N differs from state d < N only in stubs that have become real. A test that passed on state d
+met none of these stubs, since a stub raises (and no test has reason to swallow that), so it does
+the same on state N. The last state is checked to be the reference itself, on which
+`pdm run test-refsol` runs all tests. So the gates cost about one run of every day, where running
+days 1 to N on each state would cost a square number of them.
 """
 
 import tempfile
@@ -73,8 +74,9 @@ def check_state(
 
     Args:
         course: the course.
-        through: the last day that is done: its tests must pass, the next day's must fail. None for
-            the untouched skeleton, on which the tests of all days must fail.
+        through: the last day that is done: its tests must pass, and those of the days from the
+            first of which it extends a symbol; the next day's must fail. None for the untouched
+            skeleton, on which the tests of all days must fail.
         report: called with the outcome of each test as soon as it is known.
 
     Returns:
@@ -85,7 +87,8 @@ def check_state(
     failing = days
     if through is not None:
         following = days.index(through) + 1
-        passing, failing = [through], days[following : following + 1]
+        passing = days[_first_to_pass(course, through) : following]
+        failing = days[following : following + 1]
     state = state_name(through)
     with tempfile.TemporaryDirectory(prefix="tiny-llm-state-") as folder:
         write_state(course, through, Path(folder))
@@ -118,6 +121,13 @@ def check_state(
 def state_name(through: Day | None) -> str:
     """`untouched skeleton`, or `state after Week 1 Day 3`."""
     return f"state after {through.name}" if through else "untouched skeleton"
+
+
+def _first_to_pass(course: Course, through: Day) -> int:
+    """The index of the first day of which `through` extends a symbol; its own if there is none."""
+    owners = [course.owners(symbol)[0] for task in through.tasks for symbol in task.extends]
+    days = [through, *(course.day(owner.week, owner.day) for owner in owners)]
+    return min(map(course.days.index, days))
 
 
 def _fails_as_expected(outcome: Outcome) -> bool:
