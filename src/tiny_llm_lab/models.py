@@ -1,4 +1,4 @@
-"""Models by name: the embedded one, Qwen3 checkpoints from the Hugging Face Hub, folders.
+"""Models by name: the embedded one, Qwen3 checkpoints from the Hub, folders, random weights.
 
 `load_model` checks a folder before it hands it to `mlx_lm`, so that a damaged download is named
 by file and tensor instead of surfacing as an odd answer or a deep traceback.
@@ -7,6 +7,7 @@ by file and tensor instead of surfacing as an odd answer or a deep traceback.
 import json
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,27 @@ HUB_MODELS = {
     "qwen3-1.7b": "mlx-community/Qwen3-1.7B-4bit",
     "qwen3-4b": "mlx-community/Qwen3-4B-4bit",
 }
+# Random weights of given shapes, for measurements: no download, the speed of a trained model.
+RANDOM_MODELS = {
+    "random:small": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "intermediate_size": 768,
+        "vocab_size": 2048,
+    },
+    "random:qwen3-0.6b": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "vocab_size": 151936,
+    },
+}
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -33,15 +55,19 @@ def load_model(name: str) -> tuple[Any, Any]:
 
     Args:
         name: `tiny` (the embedded model), `qwen3-0.6b`, `qwen3-1.7b` or `qwen3-4b` (downloaded
-            when first used), a folder, or the id of a Hugging Face Hub repository.
+            when first used), a folder, the id of a Hugging Face Hub repository, or `random:small`
+            or `random:qwen3-0.6b` (random weights of these shapes, the same ones every time).
 
     Returns:
-        An `mlx_lm.models.qwen3.Model` and its tokenizer (an `mlx_lm` `TokenizerWrapper`).
+        An `mlx_lm.models.qwen3.Model` and its tokenizer (an `mlx_lm` `TokenizerWrapper`; for
+        random weights a `ByteTokenizer`).
 
     Raises:
         ModelError: the name is unknown, the download failed, or the folder does not hold a
             complete, finite Qwen3 model.
     """
+    if name in RANDOM_MODELS:
+        return _random_model(**RANDOM_MODELS[name]), ByteTokenizer()
     folder = _model_folder(name)
     check_model_folder(folder)
     # Here and not above: importing mlx_lm takes seconds, which a wrong name need not cost.
@@ -56,6 +82,50 @@ def load_model(name: str) -> tuple[Any, Any]:
         raise ModelError(f"{folder} cannot be loaded: {_one_line(error)}") from error
     _check_finite(folder, model)
     return model, tokenizer
+
+
+class ByteTokenizer:
+    """What a model with random weights is given instead of a tokenizer: one id per byte of UTF-8.
+
+    Such a model also generates ids that are no bytes; their text is the number. Nothing ends a
+    text.
+    """
+
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def __init__(self) -> None:
+        """Start without text."""
+        self.reset()
+
+    @property
+    def detokenizer(self) -> "ByteTokenizer":
+        """A detokenizer of one's own, at the start of a text."""
+        return ByteTokenizer()
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The bytes of a text; there are no special tokens."""
+        return list(text.encode())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """A text for ids: printable ASCII as it is, everything else as `<id>`."""
+        return "".join(chr(id) if 32 <= id < 127 else f"<{id}>" for id in tokens)
+
+    def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: Any) -> str:
+        """The messages, one per line."""
+        return "\n".join(message["content"] for message in messages)
+
+    def reset(self) -> None:
+        """Forget the text."""
+        self.text = self.last_segment = ""
+
+    def add_token(self, token: int) -> None:
+        """Append the text of a token."""
+        self.last_segment = self.decode([token])
+        self.text += self.last_segment
+
+    def finalize(self) -> None:
+        """Nothing is held back."""
+        self.last_segment = ""
 
 
 def dense_weight(layer: Any) -> mx.array:
@@ -135,6 +205,46 @@ def _check_safetensors(path: Path) -> set[str]:
     return set(ends)
 
 
+def _random_model(**shape: int) -> Any:
+    """A Qwen3 model of a shape, quantized like the embedded one, with weights from a fixed seed.
+
+    Attention is sharp, and attention and feed-forward outweigh the embedding. Otherwise the next
+    token would be the last one again, whatever stands before it, since embedding and output head
+    are tied.
+    """
+    from mlx.nn.layers.quantized import quantize
+    from mlx.utils import tree_flatten, tree_unflatten
+    from mlx_lm.models import qwen3
+
+    args = qwen3.ModelArgs(
+        model_type="qwen3",
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        **shape,
+    )
+    model = qwen3.Model(args)
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    drawn = []
+    for index, (name, weight) in enumerate(parameters.items()):
+        if weight.ndim == 1:
+            drawn.append((name, mx.full(weight.shape, 2.0 if "self_attn" in name else 1.0)))
+            continue
+        scale = 1.0 if "embed_tokens" in name else weight.shape[1] ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            scale *= 16
+        key = mx.random.key(index)
+        drawn.append((name, mx.random.normal(weight.shape, scale=scale, key=key)))
+    model.update(tree_unflatten(drawn))
+    del parameters, drawn
+    quantize(model, group_size=64, bits=4)
+    quantized: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    for tensor in quantized.values():  # one by one: a drawn matrix is large
+        mx.eval(tensor)
+    return model
+
+
 def _check_finite(folder: Path, model: Any) -> None:
     from mlx.utils import tree_flatten
 
@@ -161,7 +271,7 @@ def _model_folder(name: str) -> Path:
     hub_id = HUB_MODELS.get(name, name)
     if hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~")):
         return _download(hub_id)
-    known = ", ".join([*EMBEDDED_MODELS, *HUB_MODELS])
+    known = ", ".join([*EMBEDDED_MODELS, *HUB_MODELS, *RANDOM_MODELS])
     raise ModelError(
         f"There is no model named {name!r} and no such folder; known names are {known}, and "
         "the id of a Hugging Face Hub repository such as mlx-community/Qwen3-0.6B-4bit works too."
