@@ -810,7 +810,7 @@ def schedule_simulator() -> Figure:
                 bar(2, width, 18, ACCENT)
                 x += width
             if step == sides:
-                gap = x - unit * (1 + 8 / chunks)
+                gap = x - unit * (1 + 8 / chunks) - 2
             for request in range(3 if step >= sides + chunks - 1 else 2):
                 bar(request, unit, 10, ACCENT_2)
             x += unit + 2
@@ -878,6 +878,103 @@ def mask_explorer() -> Figure:
     return figure
 
 
+def static_and_continuous() -> Figure:
+    """Week 2, day 6: eight answers on three slots, in fixed batches and continuously."""
+    answers = {"A": 3, "B": 8, "C": 2, "D": 4, "E": 2, "F": 6, "G": 3, "H": 2}
+    slots, cell, left = 3, 20.0, 10.0
+    names = list(answers)
+    fixed: list[list[str]] = [[] for _ in range(slots)]  # per slot, who has it in each step
+    for first in range(0, len(names), slots):
+        batch = names[first : first + slots]
+        steps = max(answers[name] for name in batch)
+        for slot in range(slots):
+            name = batch[slot] if slot < len(batch) else ""
+            fixed[slot] += [name] * answers.get(name, 0)
+            fixed[slot] += [""] * (steps - answers.get(name, 0))
+    free: list[list[str]] = [[] for _ in range(slots)]
+    for name in names:
+        slot = min(range(slots), key=lambda slot: len(free[slot]))
+        free[slot] += [name] * answers[name]
+    longest = max(map(len, free))
+    for row in free:
+        row += [""] * (longest - len(row))
+
+    figure = Figure(
+        206,
+        "Eight answers on three slots",
+        f"Answers of {', '.join(f'{n} tokens ({name})' for name, n in answers.items())}. In fixed "
+        f"batches of three they take {len(fixed[0])} steps, and slots stay empty until the longest "
+        f"answer of their batch is complete. If a slot is taken again as soon as it is free, they "
+        f"take {longest} steps, and slots are empty only at the end.",
+    )
+
+    def grid(top: float, title: str, rows: list[list[str]]) -> None:
+        figure.text(left, top, title, anchor="start")
+        figure.text(352, top, f"{len(rows[0])} steps", size=12, anchor="end", color=MUTED)
+        for slot, row in enumerate(rows):
+            for step, name in enumerate(row):
+                figure.box(
+                    left + cell * step,
+                    top + 12 + cell * slot,
+                    cell,
+                    cell,
+                    name,
+                    size=12,
+                    fill=(ACCENT if names.index(name) % 2 else ACCENT_2) if name else "none",
+                    opacity=0.3,
+                    stroke=INK if name else MUTED,
+                    radius=0,
+                )
+
+    grid(12, "fixed batches", fixed)
+    grid(110, "continuous batching", free)
+    figure.text(left, 198, "a row per slot, a column per decode step", size=12, anchor="start")
+    return figure
+
+
+def batching_slots() -> Figure:
+    """Week 2, day 6: what happens to the columns of the slots."""
+    figure = Figure(
+        428,
+        "Requests of different lengths in one array",
+        "Three slots. First: slot 0 holds a, b, c, slot 1 is empty, slot 2 holds e to i; both end "
+        "at column 5. After a decode step both have one token more, d and j, in column 5. Then "
+        "slot 2 is emptied, and nothing moves. Then a request of 7 tokens comes into slot 1, more "
+        "than the 6 columns in front of the end: what is held moves one column to the right.",
+    )
+    cell, left, columns = 30.0, 48.0, 9
+
+    def panel(top: float, title: str, rows: Sequence[str], end: int, new: str = "") -> None:
+        figure.text(6, top, title, size=12, anchor="start")
+        for slot, tokens in enumerate(rows):
+            y = top + 14 + 21 * slot
+            figure.text(left - 8, y + 10, f"slot {slot}", size=11, anchor="end")
+            for column in range(columns):
+                token = tokens.rjust(end)[column] if column < end else " "
+                figure.box(
+                    left + cell * column,
+                    y,
+                    cell,
+                    21,
+                    token.strip(),
+                    size=12,
+                    fill="none" if token == " " else ACCENT if token in new else ACCENT_2,
+                    opacity=0.4 if token in new else 0.2,
+                    stroke=MUTED,
+                    radius=0,
+                )
+        x = left + cell * end
+        figure.line((x, top + 9), (x, top + 82), width=2.4)
+        figure.text(x + 5, top + 1, "end", size=11, anchor="start")
+
+    panel(14, "requests of 3 and 5 tokens", ("abc", "", "efghi"), 5)
+    panel(118, "a decode step writes one column", ("abcd", "", "efghij"), 6, "dj")
+    panel(222, "slot 2 is emptied, nothing moves", ("abcd", "", ""), 6)
+    panel(326, "7 tokens come: all move right", ("abcd", "klmnopq", ""), 7, "klmnopq")
+    figure.text(left, 420, "column 0 on the left", size=11, anchor="start", color=MUTED)
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -899,6 +996,8 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "kv-cache-growth": kv_cache_growth,
     "schedule-simulator": schedule_simulator,
     "mask-explorer": mask_explorer,
+    "static-and-continuous": static_and_continuous,
+    "batching-slots": batching_slots,
 }
 
 if __name__ == "__main__":
