@@ -7,25 +7,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from caches import NotedCache
 from scripted import ids_of
 from solution import kv_cache
 from tiny_llm_lab.course.checks import check
 
 LAYERS = 3
 LAYER_STEP = 1000  # keys of layer l are token ids + 1 + l * LAYER_STEP: no layer is like another
-
-
-class NotedCache(kv_cache.TinyKvFullCache):
-    """The solution's cache of one request and layer; it notes when it is released."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.released = False
-
-    def release(self) -> None:
-        """As the solution's own, and note it."""
-        super().release()
-        self.released = True
 
 
 @dataclass(frozen=True)
@@ -293,7 +281,7 @@ def run_to_end(scheduler: Any, model: BatchModel, *, most_steps: int = 300) -> l
     Returns:
         The output of every step.
     """
-    outputs = []
+    outputs: list[Any] = []
     while scheduler.has_work_remaining():
         check(
             len(outputs) < most_steps,

@@ -1,6 +1,5 @@
 """Week 2, day 1: the KV cache, the model with it, and generating with it."""
 
-import gc
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations, pairwise, repeat
 from typing import Any
@@ -10,6 +9,13 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from caches import (
+    NotedCache,
+    assert_kept,
+    keys_and_values,
+    memory_in_use,
+    still_in_use,
+)
 from inputs import float64, half_precision, normal
 from oracle_models import chat, continue_greedily, ledger_question, random_model, tiny
 from scripted import (
@@ -33,24 +39,6 @@ from tiny_llm_lab.course.checks import (
 )
 
 # --- Task 1: append and fetch ----------------------------------------------------------------
-
-
-def keys_and_values(
-    L: int, *, seed: int, B: int = 2, H: int = 3, dtype: mx.Dtype = mx.float32, scale: float = 1.0
-) -> tuple[mx.array, mx.array]:
-    """Keys `B x H x L x 4` and values `B x H x L x 5`: the two are not told apart by luck."""
-    keys = normal(B, H, L, 4, seed=seed, dtype=dtype, scale=scale)
-    return keys, normal(B, H, L, 5, seed=seed + 1, dtype=dtype, scale=scale)
-
-
-def assert_kept(actual: Any, expected: mx.array, *, what: str) -> None:
-    """Compare what a cache gives back with what it got: a cache computes nothing."""
-    assert_close(actual, expected, what=what, dtype=expected.dtype, axes="B H S D")
-    check(
-        np.array_equal(float64(actual), float64(expected)),
-        f"{what}: the numbers are rounded on their way through the cache.\n"
-        "  expected   exactly what was appended, in its own dtype",
-    )
 
 
 def append(cache: Any, keys: mx.array, values: mx.array, sizes: Sequence[int]) -> None:
@@ -200,19 +188,6 @@ def test_task_1_caches_share_nothing() -> None:
                 values[:, :, :end],
                 what=f"of one of two caches with {end} tokens each",
             )
-
-
-def memory_in_use() -> int:
-    """Bytes of all arrays that are alive, once nothing is being computed."""
-    mx.synchronize()
-    return mx.get_active_memory()
-
-
-def still_in_use(before: int) -> int:
-    """Bytes in use beyond `before`, where there were so many, and are to be no more."""
-    if memory_in_use() > before:
-        gc.collect()  # what only a reference cycle keeps alive is free for the next request too
-    return memory_in_use() - before
 
 
 def test_task_1_an_append_does_not_copy_everything() -> None:
@@ -752,19 +727,6 @@ def test_task_3_the_embedded_model_as_mlx_lm_with_its_cache() -> None:
 
 PROMPT = "Once upon a time"
 LAYERS = 2
-
-
-class NotedCache(kv_cache.TinyKvFullCache):
-    """The solution's cache; it notes when it is released."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.released = False
-
-    def release(self) -> None:
-        """As the solution's own, and note it."""
-        super().release()
-        self.released = True
 
 
 class CachingModel(ScriptedModel):
