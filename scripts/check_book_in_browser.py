@@ -1,12 +1,15 @@
 """`pdm run check-book-in-browser`: every page of the book in a headless Chromium.
 
 Builds the book, serves it on this machine, and opens each page in light and dark, on a desktop and
-on a phone. Exit code 0: nothing found; 1: problems, one line each; 3: not verified, because there
-is no browser.
+on a phone. The interactive components are checked where a page holds them, and on a page of their
+own; their logic is compared with the vectors in `tests/lab/component_vectors`. Exit code 0: nothing
+found; 1: problems, one line each; 3: not verified, because there is no browser.
 """
 
 import functools
 import http.server
+import json
+import re
 import shutil
 import tempfile
 import threading
@@ -20,13 +23,25 @@ from rich.console import Console
 from rich.progress import track
 
 from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.book.components import ATTRIBUTES
 from tiny_llm_lab.book.strict import MdbookMissing, build
 from tiny_llm_lab.cli import fail, run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 NOT_VERIFIED = 3
+
+BOOK = PROJECT_ROOT / "book"
+VECTORS = PROJECT_ROOT / "tests" / "lab" / "component_vectors"
+
+# A page with every component, so that they are checked whether or not a chapter has them.
+SAMPLE = """# Components
+
+{{#component schedule-simulator | schedule-simulator.svg | A schedule.}}
+
+{{#component mask-explorer start=5 size=4 total=12 | mask-explorer.svg | A mask.}}
+"""
 
 BROWSERS = (
     "chromium",
@@ -87,15 +102,18 @@ def main() -> None:
                 exit_code=NOT_VERIFIED,
             )
         try:
-            problems = [str(problem) for problem in build(PROJECT_ROOT / "book", Path(folder))]
+            problems = [str(problem) for problem in build(BOOK, Path(folder))]
         except MdbookMissing as error:
             fail(str(error), exit_code=1)
         if not problems:
             browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
             with serve(Path(folder)) as address:
                 problems = check_pages(browser, address, Path(folder), Axe())
+                problems += check_components(browser, address, Path(folder))
                 for check in (check_search, check_keyboard, check_print):
                     problems += check(browser, address)
+            problems += check_logic(browser)
+            problems += check_sample(browser, Axe())
             browser.close()
     if problems:
         fail("\n".join([*problems, f"{len(problems)} problems."]), exit_code=1)
@@ -223,6 +241,201 @@ def check_print(browser: "Browser", address: str) -> list[str]:
     problems += [f"cut off on paper: {text}" for text in cut_off]
     page.close()
     return [f"print: {problem}" for problem in problems]
+
+
+def check_sample(browser: "Browser", axe: Any) -> list[str]:
+    """Build a book of one page with every component, and check that."""
+    with tempfile.TemporaryDirectory() as folder:
+        book, pages = Path(folder) / "book", Path(folder) / "pages"
+        for name in ("theme", "components", "src/fonts"):
+            shutil.copytree(BOOK / name, book / name)
+        shutil.copy(BOOK / "book.toml", book)
+        (book / "src" / "figures").mkdir()
+        for component in ATTRIBUTES:
+            shutil.copy(BOOK / "src" / "figures" / f"{component}.svg", book / "src" / "figures")
+        (book / "src" / "SUMMARY.md").write_text("# Summary\n\n- [Components](components.md)\n")
+        (book / "src" / "components.md").write_text(SAMPLE)
+        if problems := [str(problem) for problem in build(book, pages)]:
+            return problems
+        with serve(pages) as address:
+            problems = check_pages(browser, address, pages, axe)
+            problems += check_components(browser, address, pages)
+            problems += check_fallback(browser, address + "components.html")
+        problems += check_from_file(browser, pages / "components.html")
+    return [f"sample of components: {problem}" for problem in problems]
+
+
+def check_logic(browser: "Browser") -> list[str]:
+    """Compare the components' logic with what Python says."""
+    page = browser.new_page()
+    for name in ("schedule", "mask"):
+        page.add_script_tag(path=BOOK / "components" / f"{name}.js")
+    problems = []
+    schedule, masks = (
+        json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("schedule", "mask")
+    )
+    if page.evaluate("tinyLlmBook.schedule.COST") != schedule["cost"]:
+        problems.append("schedule.js: COST differs from the vectors' cost")
+    for number, case in enumerate(schedule["cases"]):
+        result = page.evaluate("(setup) => tinyLlmBook.schedule.simulate(setup)", case)
+        steps = [
+            [
+                {
+                    "chunks": [[chunk["id"], chunk["tokens"]] for chunk in entry["chunks"]],
+                    "decoded": entry["decoded"],
+                }
+                for entry in step
+            ]
+            for step in result["steps"]
+        ]
+        same_end = abs(result["passes"][-1]["end"] - case["end"]) < 1e-6
+        if steps != case["steps"] or not same_end:
+            problems.append(f"schedule.js: case {number}, policy {case['policy']}, differs")
+    for case in masks:
+        rows = page.evaluate(
+            "({ start, size, total }) => tinyLlmBook.mask.chunkedMask(start, size, total)", case
+        )
+        if ["".join("01"[allowed] for allowed in row) for row in rows] != case["rows"]:
+            problems.append(f"mask.js: {case['start']}, {case['size']}, {case['total']} differs")
+    for key, table in (("preset", "PRESETS"), ("policy", "POLICIES")):
+        there = page.evaluate(f"Object.keys(tinyLlmBook.schedule.{table}).join('|')")
+        if there != ATTRIBUTES["schedule-simulator"][key]:
+            problems.append(f"the directive does not know the {key}s {there}")
+    page.close()
+    return [f"logic: {problem}" for problem in problems]
+
+
+def check_components(browser: "Browser", address: str, folder: Path) -> list[str]:
+    """Operate the components of every page with the keyboard alone."""
+    problems = []
+    for path in sorted(folder.glob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        if path.name == "print.html" or not re.search(f"<({'|'.join(ATTRIBUTES)})", text):
+            continue
+        page = browser.new_page(viewport={"width": 375, "height": 900}, reduced_motion="reduce")
+        found = watch(page, address)
+        page.goto(address + path.name)
+        for name, operate in (
+            ("schedule-simulator", operate_schedule_simulator),
+            ("mask-explorer", operate_mask_explorer),
+        ):
+            for number, component in enumerate(page.locator(name).all()):
+                if not component.evaluate("(e) => e.matches(':defined.is-live')"):
+                    found.append(f"{name} {number} is not defined")
+                    continue
+                messages = operate(page, component) + check_tab_stops(page, component)
+                found += [f"{name} {number}: {message}" for message in messages]
+        if not page.url.endswith(path.name):
+            found.append(f"a key in a component leads to {page.url}")
+        problems += [f"{path.name}: {problem}" for problem in found]
+        page.close()
+    return problems
+
+
+def check_tab_stops(page: "Page", component: "Locator") -> list[str]:
+    """Tab reaches every control of a component, and leaves it again."""
+    # A group of which the arrow keys choose one has one stop, and what is folded has none.
+    count = component.evaluate("""(element) => {
+        const controls = "button, input, select, summary";
+        window.stops = [...element.querySelectorAll(controls)].filter(
+            (e) => !e.disabled && e.tabIndex >= 0 && e.checkVisibility());
+        window.stops[0].focus();
+        return window.stops.length;
+    }""")
+    for index in range(count):
+        if not page.evaluate(f"document.activeElement === window.stops[{index}]"):
+            return [f"Tab does not reach control {index}"]
+        page.keyboard.press("Tab")
+    if component.evaluate("(element) => element.contains(document.activeElement)"):
+        return ["Tab does not leave it"]
+    return []
+
+
+def operate_schedule_simulator(page: "Page", simulator: "Locator") -> list[str]:
+    """Change everything that can be changed; each time the summary says something new."""
+    problems = []
+    status = simulator.locator("[role=status]")
+    first, second = simulator.get_by_role("group", name="Examples").get_by_role("button").all()[:2]
+    policy, chunk = simulator.locator("select").all()
+    slots, summary = simulator.get_by_label("Decode slots"), simulator.locator("summary").first
+
+    first.press("Enter")
+    for what, control, key in (
+        ("another example", second, "Space"),
+        ("another chunk size", chunk, "ArrowUp"),
+        ("another policy", policy, "ArrowDown"),
+        ("too few slots", slots, "Backspace"),
+        ("one slot", slots, "1"),
+    ):
+        before = status.inner_text()
+        control.press(key)
+        if status.inner_text() == before:
+            problems.append(f"{what} changes nothing")
+    if not simulator.locator("details").first.evaluate("(details) => details.open"):
+        summary.press("Enter")
+    requests, results = simulator.locator(".requests tbody tr"), simulator.locator("tbody").first
+    for button, change in (("Remove request B", -1), ("Add a request", 1)):
+        before = requests.count()
+        simulator.get_by_role("button", name=button).press("Enter")
+        if not requests.count() == results.locator("tr").count() == before + change:
+            problems.append(f'the button "{button}" does not change both tables')
+    if not simulator.locator(".schedule-timeline svg").get_attribute("aria-label"):
+        problems.append("the timeline has no text for screen readers")
+    return problems
+
+
+def operate_mask_explorer(page: "Page", explorer: "Locator") -> list[str]:
+    """Go through the rows, and enter numbers that make no mask."""
+    problems = []
+    status = explorer.locator("[role=status]")
+    rows = explorer.locator("tbody tr").count()
+    for key, row in (("End", rows - 1), ("ArrowDown", rows - 1), ("Home", 0), ("ArrowDown", 1)):
+        explorer.locator("tbody button[tabindex='0']").press(key)
+        expected = f"Row {min(row, rows - 1)} "
+        focused = page.evaluate("document.activeElement.getAttribute('aria-label')") or ""
+        texts = (status.inner_text(), focused.replace(",", " "))
+        if not all(text.startswith(expected) for text in texts):
+            problems.append(f"{key} does not lead to {expected}")
+    size = explorer.get_by_label("Chunk size")
+    size.fill("25")
+    if "whole number" not in status.inner_text() or explorer.locator("table").is_visible():
+        problems.append("a chunk of 25 is not refused")
+    size.fill("1")
+    if not status.inner_text().startswith("Row 0 "):
+        problems.append("a chunk of 1 after that is not explained")
+    return problems
+
+
+def check_fallback(browser: "Browser", address: str) -> list[str]:
+    """Without scripts and on paper the figures are there, and nothing else is."""
+    problems = []
+    for what, scripts in (("without scripts", False), ("on paper", True)):
+        context = browser.new_context(java_script_enabled=scripts)
+        page = context.new_page()
+        page.goto(address)
+        if scripts:
+            page.emulate_media(media="print")
+        for name in ATTRIBUTES:
+            component = page.locator(name)
+            figure, live = component.locator("> figure"), component.locator("> .component-live")
+            if not figure.is_visible() or live.is_visible():
+                problems.append(f"{what} the figure of {name} is not what is seen")
+        context.close()
+    return problems
+
+
+def check_from_file(browser: "Browser", path: Path) -> list[str]:
+    """The components also work where the book is opened as a file."""
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    problems = [
+        f"opened as a file, {name} does not work"
+        for name in ATTRIBUTES
+        if not page.locator(f"{name}.is-live [role=status]").is_visible()
+    ]
+    page.close()
+    return problems
 
 
 if __name__ == "__main__":

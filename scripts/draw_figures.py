@@ -975,6 +975,191 @@ def batching_slots() -> Figure:
     return figure
 
 
+def chunk_bands() -> Figure:
+    """Week 2, day 7: the rows of one causal mask, chunk by chunk."""
+    tokens, chunk, cell, left, gap = 12, 4, 17.0, 70.0, 24.0
+    figure = Figure(
+        308,
+        "One causal mask, cut into chunks",
+        "A prompt of 12 tokens in three chunks of 4. Chunk 0 has offset 0 and looks at 4 keys, its "
+        "own. Chunk 1 has offset 4 and looks at 8 keys: 4 from the cache and its own 4. Chunk 2 "
+        "has offset 8 and looks at 12 keys: 8 from the cache and its own 4. Put together, the "
+        "allowed entries are the lower triangle of 12 by 12, as without chunks.",
+    )
+    figure.text(left + cell * tokens / 2, 10, "key", size=12, color=MUTED)
+    for index, start in enumerate(range(0, tokens, chunk)):
+        top = 26 + (cell * chunk + gap) * index
+        middle = top + cell * chunk / 2
+        figure.text(left - 10, middle - 9, f"chunk {index}", anchor="end")
+        figure.text(left - 10, middle + 9, f"offset {start}", size=11, anchor="end", color=MUTED)
+        for row in range(chunk):
+            for key in range(start + chunk):
+                allowed, own = key <= start + row, key >= start
+                figure.box(
+                    left + cell * key,
+                    top + cell * row,
+                    cell,
+                    cell,
+                    fill=(ACCENT if own else ACCENT_2) if allowed else "none",
+                    opacity=0.45 if own else 0.22,
+                    stroke=INK if allowed else MUTED,
+                    radius=0,
+                )
+        figure.text(
+            left + cell * tokens + 8, middle, f"{chunk} {TIMES} {start + chunk}", anchor="start"
+        )
+    for x, color, opacity, text in (
+        (6, ACCENT_2, 0.22, "cached"),
+        (92, ACCENT, 0.45, "this chunk"),
+        (198, "none", 1, "hidden by the mask"),
+    ):
+        stroke = MUTED if color == "none" else color
+        figure.box(x, 290, 14, 14, fill=color, opacity=opacity, stroke=stroke, radius=0)
+        figure.text(x + 20, 297, text, size=12, anchor="start")
+    return figure
+
+
+def lazy_chunks() -> Figure:
+    """Week 2, day 7: when the work of four chunks is done."""
+    figure = Figure(
+        214,
+        "When the work of four chunks is done",
+        "Four steps, each with a chunk and a decode step. If the caches are materialized, each "
+        "chunk is computed in its own step. If not, the first three chunks take no time and "
+        "the last one computes all four: the decode step after it waits as long as without chunks.",
+    )
+    for top, title, sizes in (
+        (12, "materialized after each chunk", (1, 1, 1, 1)),
+        (104, "left alone", (0, 0, 0, 4)),
+    ):
+        figure.text(6, top, title, anchor="start", bold=True)
+        y, x, unit = top + 22, 14.0, 60.0
+        figure.line((6, y + 24), (352, y + 24), color=MUTED, width=0.8)
+        for step, size in enumerate(sizes):
+            if size:
+                figure.box(
+                    x,
+                    y,
+                    unit * size,
+                    24,
+                    f"chunk {step}" if size == 1 else "chunks 0, 1, 2 and 3",
+                    size=11,
+                    fill=ACCENT,
+                    opacity=0.4,
+                    stroke=ACCENT,
+                    radius=0,
+                )
+            x += unit * size
+            figure.box(x, y, 14, 24, fill=ACCENT_2, opacity=0.4, stroke=ACCENT_2, radius=0)
+            x += 20
+    for x, color, text in ((6, ACCENT, "prefill"), (84, ACCENT_2, "decode")):
+        figure.box(x, 190, 12, 12, fill=color, opacity=0.4, stroke=color, radius=0)
+        figure.text(x + 18, 196, text, size=12, anchor="start")
+    figure.text(352, 196, "time, left to right", size=12, anchor="end", color=MUTED)
+    return figure
+
+
+def scheduler_step() -> Figure:
+    """Week 2, day 7: one step of the scheduler."""
+    figure = Figure(
+        406,
+        "One step of the scheduler",
+        "1, handle_prefill_phase: unless a prefilled request is waiting, the request that "
+        "next_to_prefill names runs one chunk. If chunks are left it stays in the queue. After its "
+        "last chunk it becomes the prefilled request. 2, move_prefill_to_decode: it takes a free "
+        "slot if there is one, else it waits. 3, handle_decode_phase: one token for every slot "
+        "that is taken. 4, move_prefill_to_decode again: a slot that has just become free is "
+        "taken. An end token, a limit, an error or an abort ends a request at any point and "
+        "releases its caches.",
+    )
+    left, width, center = 20, 176, 108
+    note = left + width + 16
+
+    def part(y: float, text: str, detail: str, fill: str = FILL) -> None:
+        figure.box(left, y, width, 40, fill=fill, opacity=0.2 if fill != FILL else 1)
+        figure.text(center, y + 13, text)
+        figure.text(center, y + 29, detail, size=11, color=MUTED)
+
+    part(8, "queue", "next_to_prefill: who is next")
+    figure.arrow((center, 48), (center, 72))
+    part(72, "1  prefill phase", "one chunk of one request", ACCENT)
+    figure.arrow((center, 112), (center, 148))
+    figure.text(center + 8, 130, "last chunk: first token", size=11, anchor="start", color=MUTED)
+    part(148, "prefilled", "at most one request")
+    figure.arrow((center, 188), (center, 224))
+    figure.text(center + 8, 206, "2, 4  if a slot is free", size=11, anchor="start", color=MUTED)
+    part(224, "slots", "batch_size of them")
+    figure.arrow((center, 264), (center, 288))
+    part(288, "3  decode phase", "a token for every taken slot", ACCENT_2)
+    figure.arrow((center, 328), (center, 364))
+    figure.text(center + 8, 346, "end token, limit", size=11, anchor="start", color=MUTED)
+    part(364, "ended", "result; caches released")
+    # Loops.
+    figure.arrow((left, 92), (8, 92), (8, 28), (left, 28), color=ACCENT)
+    figure.arrow((left, 308), (8, 308), (8, 244), (left, 244), color=ACCENT_2)
+    figure.text(note, 28, "chunks left: it stays", size=11, anchor="start", color=ACCENT)
+    figure.text(note, 244, "goes on decoding", size=11, anchor="start", color=ACCENT_2)
+    # Ways out that may be taken anywhere.
+    for y in (92, 168):
+        figure.line((left + width, y), (340, y), color=MUTED, dashed=True)
+    figure.line((left + width, 308), (340, 308), color=MUTED, dashed=True)
+    figure.line((340, 92), (340, 384), color=MUTED, dashed=True)
+    figure.arrow((340, 384), (left + width, 384), color=MUTED)
+    figure.text(note, 374, "error, abort", size=11, anchor="start", color=MUTED)
+    return figure
+
+
+def prefill_schedules() -> Figure:
+    """Week 2, day 7: how four systems let a long prompt and two streams share time."""
+    figure = Figure(
+        332,
+        "Four ways to share",
+        "Timelines of forward passes. Day 7: a chunk, a decode step, in turns. Token budget, as in "
+        "Sarathi-Serve and vLLM: every pass holds all decodes and, in what is left of the budget, "
+        "a chunk. Alternation, as in mlx-lm: a decode step, then up to 2,048 tokens of up to 8 "
+        "prompts in one pass. Separate machines, as in DistServe: one does nothing but prefill, "
+        "the other nothing but decode, and the cache is sent over.",
+    )
+    height = 26
+
+    def row(top: float, title: str, label: str) -> float:
+        figure.text(6, top, title, anchor="start", bold=True)
+        figure.text(352, top, label, size=11, anchor="end", color=MUTED)
+        return top + 14
+
+    def block(x: float, y: float, width: float, color: str, tall: float = height) -> float:
+        figure.box(x, y, width, tall, fill=color, opacity=0.4, stroke=color, radius=0)
+        return x + width
+
+    y, x = row(12, "day 7", "two passes per step"), 8.0
+    for _ in range(5):
+        x = block(x, y, 40, ACCENT) + 3
+        x = block(x, y, 16, ACCENT_2) + 8
+    y, x = row(84, "one token budget", "one pass per step"), 8.0
+    for _ in range(6):
+        block(x, y, 42, ACCENT_2, 8)
+        x = block(x, y + 8, 42, ACCENT, height - 8) + 8
+    y, x = row(156, "alternation", "a decode step, then much prefill"), 8.0
+    for width in (200, 0, 0, 0):
+        x = block(x, y, 16, ACCENT_2) + 3
+        if width:
+            x = block(x, y, width, ACCENT) + 8
+    y, x = row(228, "separate machines", "no pass is shared"), 92.0
+    figure.text(8, y + 10, "prefill", size=12, anchor="start")
+    block(x, y, 200, ACCENT, 20)
+    y += 40
+    figure.text(8, y + 10, "decode", size=12, anchor="start")
+    for _ in range(12):
+        x = block(x, y, 16, ACCENT_2, 20) + 4
+    figure.arrow((292, y - 20), (304, y - 2))
+    figure.text(310, y - 14, "KV cache", size=11, anchor="start")
+    for x, color, text in ((6, ACCENT, "prefill"), (84, ACCENT_2, "decode")):
+        figure.box(x, 308, 12, 12, fill=color, opacity=0.4, stroke=color, radius=0)
+        figure.text(x + 18, 314, text, size=12, anchor="start")
+    figure.text(352, 314, "time, left to right", size=12, anchor="end", color=MUTED)
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -998,6 +1183,10 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "mask-explorer": mask_explorer,
     "static-and-continuous": static_and_continuous,
     "batching-slots": batching_slots,
+    "chunk-bands": chunk_bands,
+    "lazy-chunks": lazy_chunks,
+    "scheduler-step": scheduler_step,
+    "prefill-schedules": prefill_schedules,
 }
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@
             this.status = make("p", { class: "component-status", role: "status" });
             const help = make(
                 "p", { class: "component-help" },
-                "Point at a row, or move between the rows with Up and Down.",
+                "A row for each token of the chunk, a column for each key: 0 where the token may " +
+                "look, −∞ elsewhere. Point at a row, or move between the rows with Up and Down.",
             );
             live.append(fields, help, this.table, this.status);
             this.row = 0;
@@ -54,10 +55,6 @@
             const zone = (column) => (
                 [start, start + size].includes(column) ? "zone-start" : ""
             );
-            const caption = make(
-                "caption", {},
-                `The mask, ${size} × ${total}: 0 where a row's token may look, −∞ elsewhere`,
-            );
             this.rows = mask.chunkedMask(start, size, total).map((allowed, row) => {
                 const button = make("button", {
                     type: "button", tabindex: -1,
@@ -77,10 +74,13 @@
             });
             this.table.replaceChildren(make(
                 "table", { class: "mask-table" },
-                caption,
+                make("caption", {}, `Mask, ${size} × ${total}`),
                 make("thead", {},
                     make("tr", {}, make("td", {}), ...groups.map(([text, columns]) => make(
-                        "th", { scope: "colgroup", colspan: columns, class: "zone-start" }, text,
+                        "th", {
+                            scope: "colgroup", colspan: columns,
+                            class: text === "cached" ? "" : "zone-start",
+                        }, text,
                     ))),
                     make("tr", {}, make("th", { scope: "col" }, "row"),
                         ...Array.from({ length: total }, (_, column) => make(

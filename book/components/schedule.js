@@ -23,13 +23,12 @@
             label: "One chunk, then one decode step (day 7)",
             about: "One chunk of the oldest unfinished prompt, then one decode step for every " +
                 "slot that is taken: two forward passes. A finished prompt that finds no free " +
-                "slot waits, and the next prompt with it. Chunks of the whole prompt are what " +
-                "day 6 does.",
+                "slot waits, and the next prompt with it.",
             chunk: "Chunk size",
             step: chunkThenDecode,
         },
         whole: {
-            label: "Whole prompts first",
+            label: "Whole prompts first (day 6)",
             about: "As long as a slot is free, the next prompt, whole, in a forward pass of its " +
                 "own; then one decode step. The chunk size has no say.",
             chunk: null,
