@@ -125,7 +125,7 @@ class Request:
         (all generated ones, a list), `max_tokens` (the most that may be generated, from both
         limits; None for no limit), `kv_cache` (its own caches, one per layer; None before the
         first chunk, in a slot, and after the end), `finish_reason` (None, or as in `FinishEvent`),
-        `error`.
+        `error`, `priority` (its class, which a scheduler with classes sets).
 
         Args:
             model: as in `simple_generate_with_kv_cache`.
@@ -156,6 +156,7 @@ class Request:
             )
         self.model, self.prompt_idx, self.sampler = model, prompt_idx, sampler
         self.prefill_max_step = prefill_max_step
+        self.priority = "interactive"
         room = None if max_seq_len is None else max_seq_len - len(self.prefill_tokens)
         limits = [limit for limit in (room, max_tokens) if limit is not None]
         self.max_tokens: int | None = min(limits, default=None)

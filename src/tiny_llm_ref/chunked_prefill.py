@@ -1,12 +1,23 @@
-"""Chunked prefill beyond the scheduler: chunk sizes, priorities, admission, metrics."""
+"""Chunked prefill beyond the scheduler: chunk sizes, priorities, admission, metrics.
 
+From `ChunkPolicy` on it is day 8's: policies, a cost model, and a manager for many threads.
+"""
+
+import heapq
 import json
 import math
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import operator
+import threading
+import time
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from itertools import combinations, pairwise
+from typing import Any, NamedTuple
 
+import mlx.core as mx
 import numpy as np
 
 from .batch import BatchScheduler, Load, Request, StepOutput
@@ -438,7 +449,10 @@ class PriorityScheduler(BatchScheduler):
         if priority not in PRIORITIES:
             raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
         self._priority = priority
-        return super().submit(prompt, max_tokens)
+        prompt_idx = super().submit(prompt, max_tokens)
+        if prompt_idx in self._unfinished:
+            self._unfinished[prompt_idx].priority = priority
+        return prompt_idx
 
     def enqueue(self, request: Request) -> None:
         """Put a new request into its class's queue.
@@ -502,3 +516,979 @@ class PriorityScheduler(BatchScheduler):
     def _leave(self, request: Request, text: str) -> None:
         self.reserved_bytes.pop(request.prompt_idx, None)
         super()._leave(request, text)
+
+
+def largest_that_fits(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from 1 to `most` that fits; 0 if not even 1 does.
+
+    Whatever is smaller than a number that fits must fit too.
+    """
+    return bisect_left(range(1, most + 1), True, key=lambda number: not fits(number))
+
+
+class ChunkPolicy(ABC):
+    """Chooses the size of every prefill chunk. A `ChunkSizer`, to be given to a scheduler."""
+
+    @abstractmethod
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The largest number of tokens that the next chunk of `request` may have, at least 1."""
+
+    def observe(  # noqa: B027  most policies have nothing to learn
+        self, offset: int, chunk_size: int, active_decodes: int, seconds: float
+    ) -> None:
+        """Note that a chunk behind `offset` tokens took `seconds`, beside so many decodes."""
+
+
+class FixedChunks(ChunkPolicy):
+    """The same size for every chunk.
+
+    Source: Agrawal et al., "Sarathi", https://arxiv.org/abs/2308.16369, section 4.2.
+    """
+
+    def __init__(self, chunk_size: int) -> None:
+        """Chunks of `chunk_size` tokens; ValueError if that is below 1."""
+        check_sizes(chunk_size=chunk_size)
+        self.chunk_size = chunk_size
+
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The size."""
+        return self.chunk_size
+
+
+class ChunksByPromptLength(ChunkPolicy):
+    """Prompts of up to `threshold` tokens in one chunk, longer ones in chunks of one size.
+
+    Source: vLLM's `long_prefill_token_threshold`, beyond which a prompt counts as long,
+    https://docs.vllm.ai/en/stable/api/vllm/config/scheduler/.
+    """
+
+    def __init__(self, threshold: int, chunk_size: int) -> None:
+        """Set the limit and the size.
+
+        Args:
+            threshold: the length, in tokens, of the longest prompt that is not cut.
+            chunk_size: the size of the chunks of longer ones.
+
+        Raises:
+            ValueError: one of them is below 1.
+        """
+        check_sizes(threshold=threshold, chunk_size=chunk_size)
+        self.threshold, self.chunk_size = threshold, chunk_size
+
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The whole prompt or `chunk_size`, whatever part of the prompt is done already."""
+        length = len(request.prefill_tokens)
+        return length if length <= self.threshold else self.chunk_size
+
+
+class ChunksByPriority(ChunkPolicy):
+    """A size for every class of requests.
+
+    Large chunks for whoever must have a first token soon, small ones for whoever can wait.
+
+    Source: Goel et al., "Niyama", https://arxiv.org/abs/2503.22562, section 3: classes of service
+    that share a machine instead of having one each. That sizes are per class is our simplification.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """Set the sizes.
+
+        Args:
+            sizes: the chunk size of each class in `PRIORITIES`.
+
+        Raises:
+            ValueError: a class has no size, there is no such class, or a size is below 1.
+        """
+        if set(sizes) != set(PRIORITIES):
+            raise ValueError(
+                f"there must be one size for each of {', '.join(PRIORITIES)}, but there are sizes "
+                f"for {', '.join(sizes) or 'none'}"
+            )
+        check_sizes(**sizes)
+        self.sizes = dict(sizes)
+
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The size of the class in `request.priority`."""
+        return self.sizes[request.priority]
+
+
+class ChunksByLoad(ChunkPolicy):
+    """The more requests are decoding, and the slower chunks are, the smaller.
+
+    With no decodes `max_chunk`, with all slots taken `min_chunk`, and in equal ratios between
+    them: `max_chunk * (min_chunk / max_chunk) ** (active_decodes / batch_size)`. While somebody is
+    decoding, also at most what takes `target_seconds` at the measured speed. Rounded down, and
+    never below `min_chunk`.
+
+    Source: Agrawal et al., "Sarathi-Serve", https://arxiv.org/abs/2403.02310, section 4.3, for the
+    bound by the latency target. The ratios are ours.
+    """
+
+    SMOOTHING = 0.5
+
+    def __init__(self, min_chunk: int, max_chunk: int, target_seconds: float) -> None:
+        """Start without a measurement.
+
+        Args:
+            min_chunk: the smallest size.
+            max_chunk: the largest size.
+            target_seconds: how long a chunk may take while somebody is decoding.
+
+        Raises:
+            ValueError: not `1 <= min_chunk <= max_chunk`, or `target_seconds` is not positive.
+        """
+        check_sizes(min_chunk=min_chunk, max_chunk=max_chunk)
+        if min_chunk > max_chunk or not target_seconds > 0:
+            raise ValueError(
+                "min_chunk must be at most max_chunk, and target_seconds positive, but they are "
+                f"{min_chunk}, {max_chunk} and {target_seconds}"
+            )
+        self.min_chunk, self.max_chunk = min_chunk, max_chunk
+        self.target_seconds = target_seconds
+        self.seconds_per_token: float | None = None
+
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The size for this load, whichever request it is for."""
+        if load.active_decodes == 0:
+            return self.max_chunk
+        utilization = load.active_decodes / load.batch_size
+        size = self.max_chunk * (self.min_chunk / self.max_chunk) ** utilization
+        if self.seconds_per_token is not None:
+            size = min(size, self.target_seconds / self.seconds_per_token)
+        return max(self.min_chunk, math.floor(size))
+
+    def observe(self, offset: int, chunk_size: int, active_decodes: int, seconds: float) -> None:
+        """Keep a moving average of the seconds per token; a new measurement counts `SMOOTHING`.
+
+        The first one is the average at first. Chunks below `min_chunk` and times that are not
+        positive and finite are passed over.
+        """
+        if chunk_size < self.min_chunk or not 0 < seconds < math.inf:
+            return
+        measured = seconds / chunk_size
+        if self.seconds_per_token is None:
+            self.seconds_per_token = measured
+        self.seconds_per_token += self.SMOOTHING * (measured - self.seconds_per_token)
+
+
+class ChunksByMemory(ChunkPolicy):
+    """The largest chunk for which there is memory.
+
+    Source: SGLang, which chooses its default chunk by the memory of the GPU and advises smaller
+    ones when prefill runs out of it,
+    https://docs.sglang.io/docs/advanced_features/hyperparameter_tuning.
+    """
+
+    def __init__(
+        self,
+        memory: PrefillMemory,
+        available_memory: Callable[[], int],
+        max_chunk: int = 2048,
+    ) -> None:
+        """Set what chunks cost and how much there is.
+
+        Args:
+            memory: what a token costs.
+            available_memory: called before every chunk; the bytes that are free now.
+            max_chunk: the largest size.
+
+        Raises:
+            ValueError: `max_chunk` is below 1.
+        """
+        check_sizes(max_chunk=max_chunk)
+        self.memory, self.available_memory, self.max_chunk = memory, available_memory, max_chunk
+
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The largest chunk that adds at most the free bytes to what the request holds; at least 1.
+
+        A request at `offset` holds `memory.of_chunk(0, offset)`; while its next chunk of `n`
+        tokens runs, it holds `memory.of_chunk(n, offset + n)`.
+        """
+        held = self.memory.of_chunk(0, request.offset)
+        limit = held + self.available_memory()
+        size = largest_that_fits(
+            self.max_chunk, lambda n: self.memory.of_chunk(n, request.offset + n) <= limit
+        )
+        return max(1, size)
+
+
+class StepSample(NamedTuple):
+    """A forward pass that was measured.
+
+    Attributes:
+        offset: `L`, the number of tokens cached already: of the request that is prefilled, or, if
+            the pass only decodes, of all requests in it together.
+        chunk_size: `x`, the number of prompt tokens; 0 for none.
+        active_decodes: `D`, the number of requests that decode a token.
+        seconds: how long the pass took.
+    """
+
+    offset: int
+    chunk_size: int
+    active_decodes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ChunkCostModel:
+    """What a forward pass costs, in seconds: `c + b x + a (2 L x + x^2) + g L + d D`.
+
+    `L` tokens are cached already, the chunk has `x`, and `D` requests decode.
+
+    Source: the linear and the quadratic part of prefill are those of Agrawal et al.,
+    "Sarathi-Serve", https://arxiv.org/abs/2403.02310, section 3; that the time of a pass can be
+    predicted well enough to choose a chunk by it is Goel et al., "Niyama",
+    https://arxiv.org/abs/2503.22562.
+
+    Attributes:
+        fixed: `c`, of a forward pass, whatever is in it.
+        per_token: `b`, of a token of the chunk: the linear layers.
+        per_pair: `a`, of attention; `2 L x + x^2` is twice the pairs of query and key.
+        per_cached: `g`, of a cached token: it is read.
+        per_decode: `d`, of a request that decodes.
+    """
+
+    fixed: float
+    per_token: float
+    per_pair: float
+    per_cached: float
+    per_decode: float
+
+    @staticmethod
+    def fit(samples: Iterable[StepSample]) -> "ChunkCostModel":
+        """The model with the smallest squared relative errors, of all without a negative number.
+
+        Args:
+            samples: measured passes: at least five, in which offset, chunk size and decodes vary.
+
+        Raises:
+            ValueError: there are fewer than five samples; they do not tell the five coefficients
+                apart; or a time is not positive and finite.
+        """
+        samples = list(samples)
+        if len(samples) < 5:
+            raise ValueError(
+                f"five coefficients need at least five samples, but there are {len(samples)}"
+            )
+        seconds = np.array([sample[3] for sample in samples], dtype=float)
+        if not (np.isfinite(seconds).all() and (seconds > 0).all()):
+            raise ValueError("every sample needs a time that is positive and finite")
+        # Divided by the measured time, every error is relative; columns of one size are easy to
+        # tell apart from columns that depend on each other.
+        terms = np.array([cost_terms(*sample[:3]) for sample in samples], dtype=float)
+        terms /= seconds[:, None]
+        sizes = terms.max(axis=0)
+        if not sizes.all() or np.linalg.matrix_rank(terms / sizes) < 5:
+            raise ValueError(
+                "the samples do not tell the five coefficients apart: vary the offset, the chunk "
+                "size and the number of decodes, each beside the same others"
+            )
+        # The best model without negative numbers is the plain least-squares solution for those of
+        # its coefficients that are not zero. There are only 31 choices of these.
+        best, smallest = np.zeros(5), math.inf
+        for count in range(1, 6):
+            for chosen in map(list, combinations(range(5), count)):
+                coefficients = np.zeros(5)
+                solution = np.linalg.lstsq(terms[:, chosen] / sizes[chosen], np.ones(len(samples)))
+                coefficients[chosen] = solution[0] / sizes[chosen]
+                error = float(np.sum((terms @ coefficients - 1) ** 2))
+                if (coefficients >= 0).all() and error < smallest:
+                    best, smallest = coefficients, error
+        return ChunkCostModel(*best.tolist())
+
+    def predict(self, offset: int, chunk_size: int, active_decodes: int) -> float:
+        """The seconds of a forward pass; arguments as in `StepSample`."""
+        coefficients = astuple(self)
+        terms = cost_terms(offset, chunk_size, active_decodes)
+        return float(sum(map(operator.mul, coefficients, terms)))
+
+    def error(self, samples: Iterable[StepSample]) -> tuple[float, float]:
+        """How far predictions are off, as parts of the measured times: the median and the maximum.
+
+        Only samples that the model was not fitted to say something about others.
+
+        Raises:
+            ValueError: there is no sample.
+        """
+        errors = [abs(self.predict(*sample[:3]) / sample[3] - 1) for sample in samples]
+        if not errors:
+            raise ValueError("without a sample there is no error")
+        return float(np.median(errors)), max(errors)
+
+    def largest_chunk(self, offset: int, active_decodes: int, seconds: float, most: int) -> int:
+        """The largest chunk, up to `most`, with which a pass takes at most `seconds`.
+
+        Args:
+            offset: the number of tokens of the prompt that are done. The further, the smaller.
+            active_decodes: decodes in the same pass; 0 if they have one of their own.
+            seconds: what the pass may take.
+            most: the largest answer.
+
+        Returns:
+            0 if not even a chunk of one token is fast enough.
+        """
+        return largest_that_fits(
+            most, lambda size: self.predict(offset, size, active_decodes) <= seconds
+        )
+
+    def overhead(self, prompt_length: int, chunk_size: int) -> float:
+        """What cutting a prompt costs: total time in chunks over time in one pass, minus 1.
+
+        Args:
+            prompt_length: the number of tokens in the prompt, at least 1.
+            chunk_size: the number of tokens in each chunk but the last.
+
+        Raises:
+            ValueError: one of them is below 1.
+        """
+        check_sizes(prompt_length=prompt_length)
+        chunks = chunk_prompt(range(prompt_length), chunk_size)
+        total = sum(self.predict(chunk[0], len(chunk), 0) for chunk in chunks)
+        return total / self.predict(0, prompt_length, 0) - 1
+
+    def memory_saved(self, prompt_length: int, chunk_size: int, memory: PrefillMemory) -> int:
+        """The bytes that a prompt needs less, at its most, in chunks than in one pass.
+
+        Raises:
+            ValueError: a length or size is below 1.
+        """
+        check_sizes(prompt_length=prompt_length, chunk_size=chunk_size)
+        whole = memory.of_chunk(prompt_length, prompt_length)
+        return whole - memory.of_chunk(min(chunk_size, prompt_length), prompt_length)
+
+
+def cost_terms(offset: int, chunk_size: int, active_decodes: int) -> tuple[int, int, int, int, int]:
+    """What the coefficients of a `ChunkCostModel` are multiplied with, in their order.
+
+    Args:
+        offset, chunk_size, active_decodes: as in `StepSample`.
+    """
+    pairs = 2 * offset * chunk_size + chunk_size**2
+    return 1, chunk_size, pairs, offset, active_decodes
+
+
+class ChunksByDeadline(ChunkPolicy):
+    """The largest chunk with which nobody waits longer for a token than allowed.
+
+    Who is decoding waits for the chunk and for the decode step after it. The further a prompt has
+    come, the smaller its chunks: attention takes more of the time.
+
+    Source: Goel et al., "Niyama", https://arxiv.org/abs/2503.22562, section 3 (dynamic chunking).
+    """
+
+    def __init__(
+        self, cost_model: ChunkCostModel, largest_gap: float, max_chunk: int = 2048
+    ) -> None:
+        """Set the target.
+
+        Args:
+            cost_model: fitted to chunks and decode steps on this machine.
+            largest_gap: how many seconds may pass between two tokens of a request.
+            max_chunk: the largest size, also while nobody is decoding.
+
+        Raises:
+            ValueError: `largest_gap` is not positive, or `max_chunk` is below 1.
+        """
+        check_sizes(max_chunk=max_chunk)
+        if not largest_gap > 0:
+            raise ValueError(f"largest_gap must be positive, but is {largest_gap}")
+        self.cost_model, self.largest_gap, self.max_chunk = cost_model, largest_gap, max_chunk
+
+    def next_chunk_size(self, request: Request, load: Load) -> int:
+        """The largest size for which prediction of chunk and decode step are within the gap.
+
+        The chunk is a pass at the request's offset without decodes. The decode step is a pass of
+        `load.active_decodes` decodes that have `load.cached_tokens` cached. `max_chunk` if nobody
+        is decoding; 1 if not even that is fast enough, for a prefill must go on.
+        """
+        if load.active_decodes == 0:
+            return self.max_chunk
+        decode_step = self.cost_model.predict(load.cached_tokens, 0, load.active_decodes)
+        size = self.cost_model.largest_chunk(
+            request.offset, 0, self.largest_gap - decode_step, self.max_chunk
+        )
+        return max(1, size)
+
+
+@dataclass(frozen=True)
+class ChunkedPrefillConfig:
+    """Which prompts are cut, and into chunks of which size.
+
+    The three workloads are starting points. What is best on a machine is measured there.
+
+    Attributes:
+        threshold: the length, in tokens, of the longest prompt that is not cut.
+        chunk_size: the size of the chunks of longer ones.
+    """
+
+    threshold: int
+    chunk_size: int
+
+    def __post_init__(self) -> None:
+        """ValueError if a number is below 1."""
+        check_sizes(threshold=self.threshold, chunk_size=self.chunk_size)
+
+    @staticmethod
+    def interactive() -> "ChunkedPrefillConfig":
+        """Chats: no stream may stand still for long.
+
+        Source: the token budget for strict targets in Sarathi-Serve, section 5.
+        """
+        return ChunkedPrefillConfig(threshold=512, chunk_size=512)
+
+    @staticmethod
+    def long_context() -> "ChunkedPrefillConfig":
+        """Questions about long documents: few streams, and a first token far away.
+
+        Source: none; half way between the other two, by ratio.
+        """
+        return ChunkedPrefillConfig(threshold=1024, chunk_size=1024)
+
+    @staticmethod
+    def batch() -> "ChunkedPrefillConfig":
+        """Nobody reads along: chunks only bound the memory.
+
+        Source: the token budget for relaxed targets in Sarathi-Serve, section 5.
+        """
+        return ChunkedPrefillConfig(threshold=2048, chunk_size=2048)
+
+    def policy(self) -> ChunkPolicy:
+        """The policy for a scheduler that cuts prompts in this way."""
+        return ChunksByPromptLength(self.threshold, self.chunk_size)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Check that numbers are at least 1; ValueError with the name of the first that is not."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, but is {size}")
+
+
+PREFILL_STATES = ("pending", "running", "done", "failed", "cancelled")
+"""The states of a request in a `ChunkedPrefillManager`.
+
+`pending`: no chunk has been started since the request was created or resumed. `running`: one has
+been, and there is no end yet. `failed`: a chunk failed, and the request waits to be resumed.
+"""
+
+
+@dataclass(frozen=True)
+class PrefillChunk:
+    """A piece of a prompt.
+
+    Attributes:
+        request_id: whose prompt it is.
+        start: the position of its first token: the offset for the model.
+        tokens: its token ids.
+        attempt: how often the request had been resumed when the chunk was cut.
+    """
+
+    request_id: str
+    start: int
+    tokens: tuple[int, ...]
+    attempt: int = 0
+
+    @property
+    def end(self) -> int:
+        """The position behind its last token."""
+        return self.start + len(self.tokens)
+
+
+@dataclass
+class PrefillRecord:
+    """What a `ChunkedPrefillManager` knows of a request.
+
+    Attributes:
+        request_id: its name.
+        tokens: its prompt; empty when it has ended.
+        total_tokens: how many there are.
+        rank: 0 for the most urgent class, then counting up.
+        number: how many requests were created before it.
+        boundaries: where its remaining chunks start and end, the next one first.
+        offset: the number of tokens that are done.
+        state: one of `PREFILL_STATES`.
+        error: what went wrong; empty unless it has failed.
+        attempt: how often it was resumed.
+        chunk: the chunk that has been scheduled and has neither been completed nor failed.
+        started: when that chunk was started, in seconds; None before that.
+        queued: whether it is in the manager's heap.
+    """
+
+    request_id: str
+    tokens: tuple[int, ...]
+    total_tokens: int
+    rank: int
+    number: int
+    boundaries: deque[tuple[int, int]]
+    offset: int = 0
+    state: str = "pending"
+    error: str = ""
+    attempt: int = 0
+    chunk: PrefillChunk | None = None
+    started: float | None = None
+    queued: bool = False
+
+
+class ChunkedPrefillManager:
+    """Keeps account of the chunks of many prompts, for workers on any number of threads.
+
+    It says whose chunk comes next, and remembers how far each prompt has come. It runs no model.
+
+    A chunk is scheduled (a worker has it), started, and then completed or failed. The chunks of a
+    request go in order, one at a time, since each needs the cache of those before it; chunks of
+    different requests may be under way together. Every method may be called from every thread, and
+    changes all or nothing.
+    """
+
+    def __init__(
+        self, config: ChunkedPrefillConfig, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Start without requests.
+
+        Args:
+            config: which prompts are cut, and how.
+            clock: the time in seconds; only differences matter.
+        """
+        self.config, self.clock = config, clock
+        self._lock = threading.Lock()
+        self._records: dict[str, PrefillRecord] = {}
+        # A heap of (rank, number, request), of those that have no chunk under way. Requests that
+        # have ended meanwhile are passed over when they come to the top.
+        self._queue: list[tuple[int, int, PrefillRecord]] = []
+        self._created = self._chunks_completed = self._chunks_failed = self._tokens = 0
+        self._seconds = 0.0
+
+    def should_chunk(self, total_tokens: int) -> bool:
+        """Whether a prompt of this length is cut: if it is longer than the threshold."""
+        return total_tokens > self.config.threshold
+
+    def compute_chunk_boundaries(
+        self, total_tokens: int, chunk_size: int | None = None, memory_pressure: float = 0.0
+    ) -> list[tuple[int, int]]:
+        """Where the chunks of a prompt start and end.
+
+        Args:
+            total_tokens: the number of tokens to cut; may be 0.
+            chunk_size: the size without memory pressure; the configuration's if None.
+            memory_pressure: the part of the memory that is taken, 0 to 1. Chunks have
+                `chunk_size * (1 - memory_pressure)` tokens, rounded down, but at least 1.
+
+        Returns:
+            Pairs `(start, end)`, `end` not included. Together they cover 0 to `total_tokens`, in
+            order, each token once; only the last one may be shorter.
+
+        Raises:
+            ValueError: `total_tokens` is negative, `chunk_size` below 1, or `memory_pressure` not
+                between 0 and 1.
+        """
+        if chunk_size is None:
+            chunk_size = self.config.chunk_size
+        check_sizes(chunk_size=chunk_size)
+        if total_tokens < 0 or not 0 <= memory_pressure <= 1:
+            raise ValueError(
+                "total_tokens must not be negative, and memory_pressure between 0 and 1, but they "
+                f"are {total_tokens} and {memory_pressure}"
+            )
+        size = max(1, math.floor(chunk_size * (1 - memory_pressure)))
+        return [(start, min(start + size, total_tokens)) for start in range(0, total_tokens, size)]
+
+    def create_chunks(
+        self,
+        request_id: str,
+        prompt_tokens: Sequence[int],
+        priority: str = "interactive",
+        memory_pressure: float = 0.0,
+    ) -> list[PrefillChunk]:
+        """Take a new request on: it is `pending`, and its first chunk can be scheduled.
+
+        Args:
+            request_id: its name. That of a request that is done or cancelled may be used again.
+            prompt_tokens: the prompt's ids. They are copied.
+            priority: one of `PRIORITIES`.
+            memory_pressure: as in `compute_chunk_boundaries`, for a prompt that is cut.
+
+        Returns:
+            All chunks of the prompt, in order; a single one if `should_chunk` says so.
+
+        Raises:
+            ValueError: the prompt is empty, there is no such class, the name is taken, or
+                `memory_pressure` is not between 0 and 1. Nothing is taken on then.
+        """
+        tokens = tuple(prompt_tokens)
+        if not tokens:
+            raise ValueError(f"the prompt of request {request_id!r} is empty")
+        if priority not in PRIORITIES:
+            raise ValueError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}")
+        boundaries = self.compute_chunk_boundaries(len(tokens), None, memory_pressure)
+        if not self.should_chunk(len(tokens)):
+            boundaries = [(0, len(tokens))]
+        with self._lock:
+            known = self._records.get(request_id)
+            if known is not None and known.state not in ("done", "cancelled"):
+                raise ValueError(f"there is a request {request_id!r} already: it is {known.state}")
+            rank = PRIORITIES.index(priority)
+            record = PrefillRecord(
+                request_id, tokens, len(tokens), rank, self._created, deque(boundaries)
+            )
+            self._created += 1
+            self._records[request_id] = record
+            self._enqueue(record)
+        return [PrefillChunk(request_id, start, tokens[start:end]) for start, end in boundaries]
+
+    def create_chunks_from_prompt(
+        self,
+        request_id: str,
+        prompt: str,
+        tokenizer: Any,
+        priority: str = "interactive",
+        memory_pressure: float = 0.0,
+    ) -> list[PrefillChunk]:
+        """As `create_chunks`, for a text.
+
+        Args:
+            request_id, priority, memory_pressure: as in `create_chunks`.
+            prompt: the text to continue, chat template applied: no special tokens are added.
+            tokenizer: as in `simple_generate`.
+        """
+        tokens = tokenizer.encode(prompt, add_special_tokens=False)
+        return self.create_chunks(request_id, tokens, priority, memory_pressure)
+
+    def merge_chunks(self, chunks: Iterable[PrefillChunk]) -> PrefillChunk:
+        """Join consecutive chunks of a request, in whatever order they come, into a larger one.
+
+        Nothing is changed in the manager. All chunks of a prompt give the whole prompt.
+
+        Raises:
+            ValueError: there is no chunk, they belong to different requests or attempts, or one
+                does not begin where the one before it ends.
+        """
+        ordered = sorted(chunks, key=lambda chunk: chunk.start)
+        if not ordered:
+            raise ValueError("there are no chunks to merge")
+        first = ordered[0]
+        for before, after in pairwise(ordered):
+            if (after.request_id, after.attempt) != (first.request_id, first.attempt):
+                raise ValueError(
+                    f"chunks of {first.request_id!r} and of {after.request_id!r}, or of different "
+                    "attempts, cannot be merged"
+                )
+            if after.start != before.end:
+                raise ValueError(
+                    f"a chunk ends at {before.end}, and the next one starts at {after.start}"
+                )
+        tokens = tuple(token for chunk in ordered for token in chunk.tokens)
+        return PrefillChunk(first.request_id, first.start, tokens, first.attempt)
+
+    def schedule_chunk(self) -> PrefillChunk | None:
+        """Hand out the chunk that comes next; no other call gets it, or another of its request.
+
+        The most urgent class first; within a class the request that was created first, until it
+        has no chunk left.
+
+        Returns:
+            None if no chunk can be started now.
+        """
+        with self._lock:
+            while self._queue:
+                record = heapq.heappop(self._queue)[-1]
+                record.queued = False
+                if record.state in ("pending", "running") and record.chunk is None:
+                    return self._next_chunk(record)
+            return None
+
+    def start_chunk(self, chunk: PrefillChunk) -> bool:
+        """Note that a scheduled chunk begins to run; its request is `running`.
+
+        Returns:
+            False if the request has been cancelled meanwhile: the chunk must not run.
+
+        Raises:
+            ValueError: there is no such request.
+            RuntimeError: the chunk is not the one that was scheduled, or it runs already.
+        """
+        with self._lock:
+            record = self._owner(chunk)
+            if record.started is not None:
+                raise RuntimeError(f"{self._name(chunk)} has been started already")
+            if record.state == "cancelled":
+                record.chunk = None
+                return False
+            record.state, record.started = "running", self.clock()
+            return True
+
+    def complete_chunk(self, chunk: PrefillChunk) -> bool:
+        """Note that a started chunk has run: the request's offset moves on.
+
+        If the request has been cancelled meanwhile, nothing changes.
+
+        Returns:
+            Whether the request is `done` with it.
+
+        Raises:
+            ValueError: there is no such request.
+            RuntimeError: the chunk does not run.
+        """
+        with self._lock:
+            record = self._owner(chunk)
+            if record.started is None:
+                raise RuntimeError(f"{self._name(chunk)} has not been started")
+            seconds = self.clock() - record.started
+            record.chunk = record.started = None
+            if record.state == "cancelled":
+                return False
+            record.boundaries.popleft()
+            record.offset = chunk.end
+            self._chunks_completed += 1
+            self._tokens += len(chunk.tokens)
+            self._seconds += seconds
+            if record.boundaries:
+                self._enqueue(record)
+            else:
+                record.state, record.tokens = "done", ()
+            return record.state == "done"
+
+    def fail_chunk(self, chunk: PrefillChunk, error: str = "") -> None:
+        """Note that a chunk, scheduled or started, did not run to its end.
+
+        The request is `failed` and keeps its offset: the chunks before this one are good. If it has
+        been cancelled meanwhile, nothing changes.
+
+        Args:
+            chunk: the chunk.
+            error: what went wrong, in a sentence.
+
+        Raises:
+            ValueError: there is no such request.
+            RuntimeError: the chunk is not under way.
+        """
+        with self._lock:
+            record = self._owner(chunk)
+            record.chunk = record.started = None
+            if record.state != "cancelled":
+                record.state, record.error = "failed", error
+                self._chunks_failed += 1
+
+    def resume(self, request_id: str, chunk_size: int | None = None) -> None:
+        """Let a failed request go on, from its offset: what is done is not computed again.
+
+        It is `pending`, at its old place in the order. Before its next chunk runs, its caches must
+        hold `offset` tokens in every layer; a pass that failed may have left more in some.
+
+        Args:
+            request_id: the request.
+            chunk_size: cut the rest into chunks of this size, say a smaller one after a chunk that
+                ran out of memory; None to leave the chunks as they were.
+
+        Raises:
+            ValueError: there is no such request, or `chunk_size` is below 1.
+            RuntimeError: the request has not failed.
+        """
+        with self._lock:
+            record = self._record(request_id)
+            if record.state != "failed":
+                raise RuntimeError(f"request {request_id!r} is {record.state}, not failed")
+            if chunk_size is not None:
+                left = record.total_tokens - record.offset
+                record.boundaries = deque(
+                    (record.offset + start, record.offset + end)
+                    for start, end in self.compute_chunk_boundaries(left, chunk_size)
+                )
+            record.state, record.error = "pending", ""
+            record.attempt += 1
+            self._enqueue(record)
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request: no chunk of it is scheduled or started any more.
+
+        A chunk that runs is still to be completed or failed, which then changes nothing.
+
+        Returns:
+            Whether the request had not ended yet. One that has failed has not.
+
+        Raises:
+            ValueError: there is no such request.
+        """
+        with self._lock:
+            record = self._record(request_id)
+            if record.state in ("done", "cancelled"):
+                return False
+            record.state, record.error, record.tokens = "cancelled", "", ()
+            return True
+
+    def iterate_chunks(self, request_id: str) -> Iterator[PrefillChunk]:
+        """The remaining chunks of one request, for a loop that runs them.
+
+        Each is started when it comes, and completed when the loop asks for the next one. If the
+        loop ends early, by `break` or by an exception, the chunk it was at has failed. If the
+        request is cancelled meanwhile, the loop ends. Nothing comes for one that has ended.
+
+        Raises:
+            ValueError: there is no such request.
+            RuntimeError: the request has failed, or another worker has a chunk of it.
+        """
+        while (chunk := self._schedule_chunk_of(request_id)) and self.start_chunk(chunk):
+            try:
+                yield chunk
+            except BaseException as error:  # thrown into the loop; GeneratorExit when it is left
+                self.fail_chunk(chunk, f"the loop over the chunks ended early: {error!r}")
+                raise
+            self.complete_chunk(chunk)
+
+    def state(self, request_id: str) -> str:
+        """The state of a request, one of `PREFILL_STATES`; ValueError if it is unknown."""
+        with self._lock:
+            return self._record(request_id).state
+
+    def offset(self, request_id: str) -> int:
+        """How many tokens of a request are done; ValueError if it is unknown."""
+        with self._lock:
+            return self._record(request_id).offset
+
+    def error(self, request_id: str) -> str:
+        """What went wrong, if a request has failed, else empty; ValueError if it is unknown."""
+        with self._lock:
+            return self._record(request_id).error
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts of everything so far, plain numbers, ready for JSON.
+
+        Keys: each of `PREFILL_STATES` (how many known requests are in it), `chunks_completed`,
+        `chunks_failed`, `tokens` and `seconds` (of completed chunks), `tokens_per_second` (None
+        before the first one). Chunks of cancelled requests that came to their end count as neither.
+        """
+        with self._lock:
+            states = Counter(record.state for record in self._records.values())
+            return {
+                **{state: states[state] for state in PREFILL_STATES},
+                "chunks_completed": self._chunks_completed,
+                "chunks_failed": self._chunks_failed,
+                "tokens": self._tokens,
+                "seconds": self._seconds,
+                "tokens_per_second": self._tokens / self._seconds if self._seconds else None,
+            }
+
+    def _record(self, request_id: str) -> PrefillRecord:
+        """The record of a request; ValueError if it is unknown. The lock is held."""
+        if request_id not in self._records:
+            raise ValueError(f"there is no request {request_id!r}")
+        return self._records[request_id]
+
+    def _owner(self, chunk: PrefillChunk) -> PrefillRecord:
+        """The record whose chunk under way this is; RuntimeError if it is not. The lock is held."""
+        record = self._record(chunk.request_id)
+        if record.chunk != chunk:
+            raise RuntimeError(f"{self._name(chunk)} is not under way: schedule it first")
+        return record
+
+    def _name(self, chunk: PrefillChunk) -> str:
+        """What a chunk is called in errors."""
+        return f"the chunk {chunk.start} to {chunk.end} of request {chunk.request_id!r}"
+
+    def _enqueue(self, record: PrefillRecord) -> None:
+        """Put a request into the queue, unless it is there already. The lock is held."""
+        if not record.queued:
+            record.queued = True
+            heapq.heappush(self._queue, (record.rank, record.number, record))
+
+    def _next_chunk(self, record: PrefillRecord) -> PrefillChunk:
+        """Hand out the next chunk of a request. The lock is held."""
+        start, end = record.boundaries[0]
+        record.chunk = PrefillChunk(
+            record.request_id, start, record.tokens[start:end], record.attempt
+        )
+        return record.chunk
+
+    def _schedule_chunk_of(self, request_id: str) -> PrefillChunk | None:
+        """Hand out the next chunk of one request; None if it has ended."""
+        with self._lock:
+            record = self._record(request_id)
+            if record.state in ("done", "cancelled"):
+                return None
+            if record.state == "failed" or record.chunk is not None:
+                raise RuntimeError(
+                    f"request {request_id!r} has failed, and must be resumed first, or another "
+                    "worker has a chunk of it"
+                )
+            return self._next_chunk(record)
+
+
+def create_prefill_manager(workload: str = "interactive") -> ChunkedPrefillManager:
+    """A manager for a workload.
+
+    Args:
+        workload: `"interactive"`, `"long_context"` or `"batch"`, as in `ChunkedPrefillConfig`.
+
+    Raises:
+        ValueError: there is no such workload.
+    """
+    workloads = {
+        "interactive": ChunkedPrefillConfig.interactive,
+        "long_context": ChunkedPrefillConfig.long_context,
+        "batch": ChunkedPrefillConfig.batch,
+    }
+    if workload not in workloads:
+        raise ValueError(f"workload must be one of {', '.join(workloads)}, not {workload!r}")
+    return ChunkedPrefillManager(workloads[workload]())
+
+
+class ChunkedModel:
+    """A model that reads long inputs in chunks, and is otherwise the model that it was made from.
+
+    To be used in the place of any model that is called as `model(tokens, offset, cache)`.
+    """
+
+    def __init__(self, model: Any, chunk_size: int) -> None:
+        """Wrap a model.
+
+        Args:
+            model: returns logits `B x L x vocab_size` that depend on all keys and values which the
+                call puts into the cache, as those of a transformer do.
+            chunk_size: the largest number of tokens per row that one call gives to it.
+
+        Raises:
+            ValueError: `chunk_size` is below 1.
+        """
+        check_sizes(chunk_size=chunk_size)
+        self.model, self.chunk_size = model, chunk_size
+
+    def create_kv_cache(self) -> Any:
+        """What the model's own `create_kv_cache()` gives."""
+        return self.model.create_kv_cache()
+
+    def __call__(
+        self,
+        inputs: mx.array,
+        offset: int | list[int] | mx.array = 0,
+        cache: Any | None = None,
+    ) -> mx.array:
+        """As the model itself, in several calls if there is more than one chunk.
+
+        Without a cache nothing can be carried from one chunk to the next: the model is called once.
+
+        While a chunk is being computed, the next call of the model is prepared (its graph is
+        built); it is computed when the one before it is finished. So a chunk's memory is needed
+        once, and no graph grows.
+
+        Args:
+            inputs: token ids, `B x L`.
+            offset: the position of the first of the `L` tokens, one int or one per row.
+            cache: the caches, as for the model, or None.
+
+        Returns:
+            Logits, `B x L x vocab_size`, of all positions.
+        """
+        length = inputs.shape[1]
+        if cache is None or length <= self.chunk_size:
+            return self.model(inputs, offset, cache)
+        logits: list[mx.array] = []
+        for start in range(0, length, self.chunk_size):
+            if isinstance(offset, list):
+                position: int | list[int] | mx.array = [first + start for first in offset]
+            else:
+                position = offset + start
+            chunk = inputs[:, start : start + self.chunk_size]
+            prepared = self.model(chunk, position, cache)
+            mx.eval(logits[-1:])  # wait for the chunk before this one
+            mx.async_eval(prepared)  # type: ignore[no-untyped-call]
+            logits.append(prepared)
+        return mx.concatenate(logits, axis=1)
