@@ -195,12 +195,12 @@ class BatchingKvCache(TinyKvCache):
         """
         self._check_taken(id)
         self.lengths[id] = None
-        held = self._longest()
-        if held == 0:
+        if all(length is None for length in self.lengths):
             self.release()
             return
         for buffer in self._buffers:
             buffer[id] = 0  # whoever gets the slot must not meet a NaN behind its mask
+        held = self._longest()
         if self._buffers[0].shape[2] > 4 * held:
             self._move(end=held)
 
