@@ -816,7 +816,7 @@ def schedule_simulator() -> Figure:
             x += unit + 2
             if step == sides:
                 end = x - 2
-        y = top + 24 + 2.6 * row
+        y = top + 24 + 2.75 * row
         figure.line((gap, y - 4), (gap, y + 4))
         figure.line((end, y - 4), (end, y + 4))
         figure.line((gap, y), (end, y))
