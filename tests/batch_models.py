@@ -14,6 +14,7 @@ from tiny_llm_lab.course.checks import check
 
 LAYERS = 3
 LAYER_STEP = 1000  # keys of layer l are token ids + 1 + l * LAYER_STEP: no layer is like another
+MOST_CALLS = 2000  # of one model: no test needs so many
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class BatchModel:
         self.caches: list[list[NotedCache]] = []
         self.batching: list[list[Any]] = []
         self.failure: Exception | None = None
+        self.slots = 0  # the largest number of rows of a decode call
 
     def create_kv_cache(self) -> list[NotedCache]:
         """One cache per layer."""
@@ -152,9 +154,8 @@ class BatchModel:
                 "into a slot or the request has ended",
             )
         for caches in self.batching:
-            rows = max(len(call.tokens) for call in self.calls_of("decode"))
             for layer, cache in enumerate(caches):
-                for slot in range(rows):
+                for slot in range(self.slots):
                     check(
                         _is_empty(cache, slot),
                         f"Slot {slot} still holds tokens {when}, in the batching cache of layer "
@@ -166,6 +167,11 @@ class BatchModel:
         self, inputs: mx.array, offset: Any, cache: Any
     ) -> tuple[str, list[list[int]], list[int]]:
         """The kind, the tokens and the offsets of a call."""
+        check(
+            len(self.calls) < MOST_CALLS,
+            f"The model is called more than {MOST_CALLS:,} times.\n"
+            "  expected   every request to end: at its end-of-sequence token, or at a limit",
+        )
         check(
             isinstance(inputs, mx.array) and mx.issubdtype(inputs.dtype, mx.integer),
             "The model is called with something that is not an mx.array of integer token ids.",
@@ -186,6 +192,7 @@ class BatchModel:
             kind = "decode"
             if not any(cache[0] is known[0] for known in self.batching):
                 self.batching.append(list(cache))
+            self.slots = max(self.slots, inputs.shape[0] if inputs.ndim else 0)
             check(
                 inputs.ndim == 2 and inputs.shape[1] == 1,
                 "A decode step calls the model with tokens of the wrong shape.\n"

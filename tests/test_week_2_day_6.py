@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -997,3 +997,1138 @@ def test_task_2_random_requests_and_steps(seed: int) -> None:
             step_slots(cache, slots, L, mask, seed=number, when=when, spoiled=random.random() < 0.3)
             history.append(f"append {L}")
     assert_holds(cache, slots, when="after random calls (" + ", ".join(history[-5:]) + ")")
+
+
+# --- Task 3: a request -----------------------------------------------------------------------
+
+PROMPT = "Once upon a time"
+WHOLE = 512  # tokens per prefill: more than any prompt here has
+
+
+def request_saying(
+    script: str | list[int], prompt: str = PROMPT, **options: Any
+) -> tuple[BatchModel, Any, Any]:
+    """A model that continues a prompt with a script, its tokenizer, and a request for it."""
+    tokenizer = byte_tokenizer()
+    model = BatchModel(tokenizer, {prompt: script})
+    return model, tokenizer, batch.Request(model, tokenizer, prompt, WHOLE, 7, **options)
+
+
+@pytest.mark.parametrize("prompt", ["a", PROMPT, PROMPT * 6])
+def test_task_3_the_whole_prompt_in_one_call(prompt: str) -> None:
+    """It goes through the model at offset 0, with caches that the model makes for it."""
+    model, tokenizer, request = request_saying("one", prompt)
+    ids = ids_of(tokenizer, prompt)
+    check(not model.calls and not model.caches, "The model is asked before try_prefill is called.")
+    processed = request.try_prefill()
+    check(
+        processed == len(ids),
+        "try_prefill() must return the number of tokens processed.\n"
+        f"  expected   {len(ids)}, the whole prompt\n"
+        f"  got        {processed!r}",
+    )
+    check(len(model.calls) == 1, f"The model is called {len(model.calls)} times for one prefill.")
+    assert_tokens_equal(model.calls[0].tokens[0], ids, what="the tokens of the prefill")
+    assert_tokens_equal(model.calls[0].offsets, [0], what="the offset of the prefill")
+    check(
+        len(model.caches) == 1,
+        f"create_kv_cache() is called {len(model.caches)} times for one request.",
+    )
+
+
+def test_task_3_after_the_prefill_the_first_token_is_there() -> None:
+    """It is taken, but the model has not seen it: the caches hold the prompt."""
+    model, tokenizer, request = request_saying("one")
+    ids = ids_of(tokenizer, PROMPT)
+    first = ids_of(tokenizer, "one")[0]
+    request.try_prefill()
+    for name, got, expected in (
+        ("is_prefill_done", request.is_prefill_done, True),
+        ("is_done", request.is_done, False),
+        ("finish_reason", request.finish_reason, None),
+        ("offset", request.offset, len(ids)),
+        ("next_token", request.next_token, first),
+        ("tokens", request.tokens, [first]),
+        ("text", request.text, "one"),
+    ):
+        check(
+            got == expected,
+            f"request.{name} is wrong after the prefill.\n"
+            f"  expected   {expected!r}\n"
+            f"  got        {got!r}",
+        )
+    check(
+        isinstance(request.next_token, int),
+        f"request.next_token must be an int, but is {type(request.next_token).__name__}.",
+    )
+    check(
+        request.kv_cache is not None
+        and all(own is made for own, made in zip(request.kv_cache, model.caches[0], strict=True)),
+        "request.kv_cache must be the caches that the model made, which hold the prompt now.",
+    )
+    check(
+        not any(layer_cache.released for layer_cache in model.caches[0]),
+        "The caches are released after the prefill, but the decode steps need them.",
+    )
+
+
+@pytest.mark.parametrize("end", [END_OF_TEXT, END_OF_TURN, END_OF_CALL])
+def test_task_3_an_end_of_sequence_token_may_be_the_first(end: str) -> None:
+    """Then the request has ended, with an empty answer, and its caches are released."""
+    model, _, request = request_saying(f"{end}more")
+    request.try_prefill()
+    assert_ended(model, request, "stop", [], "", when=f"whose first token is {end}")
+
+
+def assert_ended(
+    model: BatchModel, request: Any, reason: str, tokens: list[int], text: str, *, when: str
+) -> None:
+    """Check a request that has ended."""
+    check(
+        request.is_done and request.finish_reason == reason,
+        f"A request {when} must have ended.\n"
+        f"  expected   finish_reason {reason!r}\n"
+        f"  got        finish_reason {request.finish_reason!r}",
+    )
+    assert_tokens_equal(request.tokens, tokens, what=f"the tokens of a request {when}")
+    assert_text_equal(request.text, text, what=f"the text of a request {when}")
+    check(
+        request.kv_cache is None,
+        f"request.kv_cache of a request {when} must be None: it has no caches any more.",
+    )
+    model.check_released(when=f"at the end of a request {when}")
+
+
+@pytest.mark.parametrize("limit", [{"max_tokens": 1}, {"max_seq_len": 5}])
+def test_task_3_the_first_token_may_be_the_last(limit: dict[str, int]) -> None:
+    """If no more are allowed, it is part of the answer, and ends it."""
+    model, tokenizer, request = request_saying(one_by_one(byte_tokenizer(), "xyz"), "abcd", **limit)
+    request.try_prefill()
+    (name, number), *_ = limit.items()
+    assert_ended(
+        model,
+        request,
+        "length",
+        ids_of(tokenizer, "x"),
+        "x",
+        when=f"with {name} {number}, after the prefill of 4 tokens",
+    )
+
+
+def test_task_3_an_end_of_sequence_token_in_the_place_of_the_last_is_a_stop() -> None:
+    """Whoever ends on its own has not been cut off."""
+    model, tokenizer, request = request_saying(f"ab{END_OF_TURN}", max_tokens=3)
+    request.try_prefill()
+    for text in ("b", END_OF_TURN):
+        request.take_token(ids_of(tokenizer, text)[0])
+    assert_ended(
+        model,
+        request,
+        "stop",
+        ids_of(tokenizer, "ab"),
+        "ab",
+        when="with max_tokens 3, after 2 tokens and an end-of-sequence token",
+    )
+
+
+@pytest.mark.parametrize("call", ["after the prefill", "after the end", "after finish"])
+def test_task_3_nothing_is_left_to_prefill(call: str) -> None:
+    """A second prefill is an error, and does not reach the model."""
+    model, _, request = request_saying("one" if call == "after the prefill" else END_OF_TEXT)
+    if call == "after finish":
+        request.finish("abort")
+    else:
+        request.try_prefill()
+    calls = len(model.calls)
+    before = (request.offset, list(request.tokens), request.finish_reason)
+    assert_raises_clearly(RuntimeError, request.try_prefill, what=f"try_prefill() {call}")
+    check(len(model.calls) == calls, f"try_prefill() {call} calls the model, and raises then.")
+    check(
+        (request.offset, request.tokens, request.finish_reason) == before,
+        f"try_prefill() {call} raises, as it should, but changes the request.",
+    )
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=dtype_name)
+def test_task_3_the_sampler_picks_the_first_token(dtype: mx.Dtype) -> None:
+    """It gets the log-probabilities after the last token of the prompt, in float32."""
+    tokenizer = byte_tokenizer()
+    model = BatchModel(tokenizer, {PROMPT: "one"}, dtype=dtype)
+    given: list[mx.array] = []
+    chosen = ids_of(tokenizer, "Z")[0]
+
+    def sampler(logprobs: mx.array) -> mx.array:
+        given.append(logprobs)
+        return mx.array([chosen])
+
+    request = batch.Request(model, tokenizer, PROMPT, WHOLE, sampler=sampler)
+    request.try_prefill()
+    check(len(given) == 1, f"The sampler is called {len(given)} times for one token.")
+    rounded = mx.array(model.logits(ids_of(tokenizer, PROMPT)).astype(np.float32)).astype(dtype)
+    logits = float64(rounded)
+    assert_close(
+        given[0],
+        (logits - np.log(np.sum(np.exp(logits))))[None],
+        what="what the sampler gets for the first token (log-probabilities)",
+        reduction=len(logits),
+        magnitude=np.abs(logits).max(),
+        axes="B vocab",
+    )
+    assert_tokens_equal(request.tokens, [chosen], what="the first token, which the sampler chose")
+    check(
+        request.next_token == chosen,
+        f"request.next_token is {request.next_token!r}, but the sampler chose {chosen}.",
+    )
+
+
+@pytest.mark.parametrize(
+    "story",
+    ["there was one.", "a 🦊 in 日本!", "one: ", "日本"],
+    ids=["plain", "fox", "space", "kanji"],
+)
+def test_task_3_the_pieces_of_text_add_up(story: str) -> None:
+    """`take_token` gives what became readable; half a character waits for its other half."""
+    tokenizer = byte_tokenizer()
+    script = one_by_one(tokenizer, story)
+    model, _, request = request_saying([*script, *ids_of(tokenizer, END_OF_TURN)])
+    request.try_prefill()
+    pieces = [request.text]
+    for index, token in enumerate(script[1:], start=1):
+        check(
+            request.next_token == script[index - 1],
+            f"request.next_token is {request.next_token!r} after {index} tokens.\n"
+            f"  expected   {script[index - 1]}, the newest one",
+        )
+        pieces.append(request.take_token(token))
+        readable = tokenizer.decode(script[: index + 1]).rstrip("\ufffd ")
+        heard = "".join(map(str, pieces))
+        check(
+            heard.startswith(readable) and story.startswith(heard),
+            "What take_token returns is not the text that became readable with the token.\n"
+            f"  expected   {readable!r} so far\n"
+            f"  got        {heard!r}",
+        )
+    pieces.append(request.take_token(ids_of(tokenizer, END_OF_TURN)[0]))
+    assert_text_equal("".join(pieces), story, what="the pieces of take_token, in a row")
+    assert_ended(model, request, "stop", script, story, when="that ended on its own")
+
+
+def test_task_3_a_limit_ends_with_the_text_that_was_held_back() -> None:
+    """The last of `max_tokens` tokens brings its own text, and the rest."""
+    tokenizer = byte_tokenizer()
+    fox = one_by_one(tokenizer, "a🦊")
+    for count in range(2, len(fox) + 1):
+        model, _, request = request_saying(fox, max_tokens=count)
+        request.try_prefill()
+        pieces = [request.text, *(request.take_token(token) for token in fox[1:count])]
+        detokenizer = tokenizer.detokenizer
+        detokenizer.reset()
+        for token in fox[:count]:
+            detokenizer.add_token(token)
+        detokenizer.finalize()
+        when = f"of {count} tokens, which is max_tokens"
+        assert_text_equal(
+            "".join(pieces), detokenizer.text, what=f"the pieces of take_token {when}"
+        )
+        assert_ended(model, request, "length", fox[:count], detokenizer.text, when=when)
+
+
+def test_task_3_finish_returns_what_was_held_back_and_only_once() -> None:
+    """A second call changes nothing, also not the reason."""
+    tokenizer = byte_tokenizer()
+    fox = one_by_one(tokenizer, "a🦊")[:3]
+    model, _, request = request_saying(fox)
+    request.try_prefill()
+    pieces = [request.text, request.take_token(fox[1]), request.take_token(fox[2])]
+    pieces.append(request.finish("error", "the reason why"))
+    text = request.text
+    assert_text_equal("".join(pieces), text, what="the pieces of take_token and finish")
+    check(
+        len(text) > 1 and text.startswith("a"),
+        "finish must complete the text: what was held back until then is missing.\n"
+        f"  got        {text!r}",
+    )
+    again = request.finish("abort", "another")
+    check(again == "", f"A second finish must return no text, but returns {again!r}.")
+    assert_ended(model, request, "error", fox, text, when="that finish() ended twice")
+    check(
+        request.error == "the reason why",
+        f"request.error is {request.error!r} after a second finish.\n"
+        "  expected   'the reason why', as in the first",
+    )
+
+
+def test_task_3_finish_before_the_prefill() -> None:
+    """A request may end while it waits: there are no caches yet, and no text."""
+    model, _, request = request_saying("one")
+    check(request.finish("abort") == "", "finish() of a request without tokens has no text.")
+    assert_ended(model, request, "abort", [], "", when="that ended before its prefill")
+    check(not model.calls, "finish() calls the model.")
+
+
+def test_task_3_requests_do_not_mix() -> None:
+    """Two requests of one model and tokenizer, in turns: each has its own caches and text."""
+    tokenizer = byte_tokenizer()
+    scripts = {"aaa": one_by_one(tokenizer, "xyz"), "bbbbb": one_by_one(tokenizer, "uvw")}
+    model = BatchModel(tokenizer, scripts)
+    requests = [batch.Request(model, tokenizer, prompt, WHOLE) for prompt in scripts]
+    for request in requests:
+        request.try_prefill()
+    for request, script in zip(requests, scripts.values(), strict=True):
+        request.take_token(script[1])
+    requests[0].finish("stop")
+    check(
+        not any(layer_cache.released for layer_cache in model.caches[1]),
+        "The end of one request releases the caches of another.",
+    )
+    requests[1].take_token(ids_of(tokenizer, "w")[0])
+    assert_text_equal(requests[0].text, "xy", what="the text of the first of two requests")
+    assert_text_equal(requests[1].text, "uvw", what="the text of the second of two requests")
+
+
+# --- Task 4: the scheduler -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request for a scheduler, and what has to come of it.
+
+    Attributes:
+        prompt: its prompt; no prompt of a test is the beginning of another.
+        answer: the text that the model says.
+        end: what it says then: an end-of-sequence token, or more text.
+        max_tokens: as in `submit`.
+    """
+
+    prompt: str
+    answer: str
+    end: str = END_OF_TEXT
+    max_tokens: int | None = None
+
+
+def model_for(jobs: Sequence[Job], **options: Any) -> tuple[BatchModel, Any]:
+    """A model that answers all of them, token by token as `one_by_one` cuts, and a tokenizer."""
+    tokenizer = byte_tokenizer()
+    scripts = {
+        job.prompt: one_by_one(tokenizer, job.answer) + ids_of(tokenizer, job.end) for job in jobs
+    }
+    return BatchModel(tokenizer, scripts, **options), tokenizer
+
+
+def scheduler_for(
+    jobs: Sequence[Job], batch_size: int, *, max_seq_len: int = 200, **options: Any
+) -> tuple[Any, BatchModel, Any]:
+    """A scheduler with all jobs submitted, its model and its tokenizer."""
+    model, tokenizer = model_for(jobs)
+    scheduler = batch.BatchScheduler(model, tokenizer, max_seq_len, batch_size, WHOLE, **options)
+    for index, job in enumerate(jobs):
+        given = scheduler.submit(job.prompt, job.max_tokens)
+        assert given == index, "submit counts the requests"
+    return scheduler, model, tokenizer
+
+
+def owners(model: BatchModel, tokenizer: Any, jobs: Sequence[Job], call: Any) -> list[int | None]:
+    """For each row of a call the index of the job whose tokens it has; None for an empty row."""
+    prompts = [ids_of(tokenizer, job.prompt) for job in jobs]
+    found: list[int | None] = []
+    for row in call.rows:
+        of = [index for index, ids in enumerate(prompts) if row and row[: len(ids)] == ids]
+        check(
+            bool(of) or not row,
+            f"In call {model.calls.index(call)} of the model, a row holds no prompt and what was "
+            "generated for it, but something else.\n"
+            f"  got        {tokenizer.decode(row)!r}",
+        )
+        found.append(of[0] if of else None)
+    return found
+
+
+def watch(
+    scheduler: Any, model: BatchModel, tokenizer: Any, jobs: Sequence[Job]
+) -> tuple[list[Any], list[tuple[int, str]]]:
+    """Run a scheduler to its end, and check every step as far as all right schedulers agree.
+
+    Returns:
+        The outputs of all steps, and the results as they were collected after each.
+    """
+    B = len(scheduler.slots)
+    outputs: list[Any] = []
+    results: list[tuple[int, str]] = []
+    slots: list[int | None] = [None] * B  # after the step before
+    ended: set[int] = set()
+    while scheduler.has_work_remaining():
+        check(
+            len(outputs) < 500,
+            "After 500 steps, has_work_remaining() is still True.\n"
+            f"  expected   an end: {len(jobs)} short requests were submitted",
+        )
+        calls = len(model.calls)
+        output = scheduler.step()
+        model.raise_failure()
+        step = f"in step {len(outputs)}"
+        check(
+            isinstance(output, batch.StepOutput),
+            f"step() must return a StepOutput, but returns {type(output).__name__}.",
+        )
+        outputs.append(output)
+        results += scheduler.collect_results()
+        made = model.calls[calls:]
+        prefills = [call for call in made if call.kind == "prefill"]
+        decodes = [call for call in made if call.kind == "decode"]
+        check(
+            len(decodes) <= 1 and len(prefills) + len(decodes) == len(made),
+            f"The model is called {len(made) - len(prefills)} times to decode, {step}.\n"
+            "  expected   one forward pass for all slots, with one batching cache per layer",
+        )
+        check(
+            output.chunks
+            == [(owners(model, tokenizer, jobs, c)[0], len(c.tokens[0])) for c in prefills],
+            f"output.chunks does not say what was prefilled, {step}.\n  got        {output.chunks}",
+        )
+        at_once = {event.prompt_idx for event in output.finished} - set(output.decoded)
+        left = [index for index in slots if index is not None and index not in ended]
+        waiting = set(range(len(jobs))) - ended - set(left)
+        ended |= {event.prompt_idx for event in output.finished}
+        taken = [None] * B
+        if decodes:
+            check_decode(decodes[0], model, B, step=step)
+            taken = owners(model, tokenizer, jobs, decodes[0])
+        here = sorted(index for index in taken if index is not None)
+        check(len(set(here)) == len(here), f"A request has two slots, {step}: {here}.")
+        check(
+            sorted(output.decoded) == here,
+            f"output.decoded does not name the requests in the slots, {step}.\n"
+            f"  expected   {here}\n"
+            f"  got        {output.decoded}",
+        )
+        check(
+            set(left) <= set(here),
+            f"A request that has not ended is left out of the forward pass, {step}.\n"
+            f"  expected   {left}, and whoever is new\n"
+            f"  got        {here}",
+        )
+        check(
+            len(left) == B or not waiting or len(here) > len(left) or at_once,
+            f"A slot is free and somebody waits, but nobody new is decoded {step}.\n"
+            f"  expected   one of the requests {sorted(waiting)} in the free slot, before the "
+            f"forward pass\n"
+            f"  got        {here}",
+        )
+        own = sum(not caches[0].released for caches in model.caches)
+        check(
+            own <= B,
+            f"{own} requests have caches of their own at the end of a step, beside the {B} slots, "
+            f"{step}.\n"
+            "  expected   a prompt is prefilled when a slot is free or about to be, and its caches "
+            "are released when it is in the slot",
+        )
+        slots = list(taken)
+    return outputs, results
+
+
+def check_decode(call: Any, model: BatchModel, B: int, *, step: str) -> None:
+    """Check the shape of a decode call, and what it gives to empty slots."""
+    check(
+        len(call.tokens) == B,
+        f"A decode step has {len(call.tokens)} rows, {step}.\n"
+        f"  expected   {B}, one for each slot, taken or not",
+    )
+    for slot, row in enumerate(call.rows):
+        check(
+            bool(row) or (call.tokens[slot] == [0] and call.offsets[slot] == 0),
+            f"An empty slot must get token 0 at offset 0, {step}.\n"
+            f"  got        token {call.tokens[slot][0]} at offset {call.offsets[slot]}",
+        )
+
+
+def check_answers(
+    jobs: Sequence[Job],
+    tokenizer: Any,
+    outputs: Sequence[Any],
+    results: Sequence[tuple[int, str]],
+    *,
+    max_seq_len: int = 200,
+) -> None:
+    """Check results and events against what the model says to each job."""
+    assert_tokens_equal(
+        sorted(index for index, _ in results),
+        list(range(len(jobs))),
+        what="the prompt indices of all results, sorted",
+    )
+    finished = [event for output in outputs for event in output.finished]
+    tokens = [event for output in outputs for event in output.tokens]
+    assert_tokens_equal(
+        [index for index, _ in results],
+        [event.prompt_idx for event in finished],
+        what="the prompt indices of collect_results(), in the order in which the requests ended",
+    )
+    started = [index for output in outputs for index, _ in output.chunks]
+    assert_tokens_equal(
+        started,
+        list(range(len(jobs))),
+        what="the requests in the order of their prefills (first come, first served, each once)",
+    )
+    texts = dict(results)
+    for index, job in enumerate(jobs):
+        name = f"request {index} ({job.prompt[:12]!r})"
+        script = one_by_one(tokenizer, job.answer) + ids_of(tokenizer, job.end)
+        room = max_seq_len - len(ids_of(tokenizer, job.prompt))
+        limit = min(room, job.max_tokens or room)
+        stops = [i for i, token in enumerate(script) if token in tokenizer.eos_token_ids]
+        end = stops[0] if stops and stops[0] < limit else limit
+        reason = "stop" if stops and stops[0] < limit else "length"
+        script += ids_of(tokenizer, "?") * limit
+        mine = [event for event in tokens if event.prompt_idx == index]
+        assert_tokens_equal(
+            [event.token for event in mine], script[:end], what=f"the token events of {name}"
+        )
+        last = [event for event in finished if event.prompt_idx == index]
+        check(
+            [event.reason for event in last] == [reason],
+            f"The finish events of {name} are wrong.\n"
+            f"  expected   one, with the reason {reason!r}\n"
+            f"  got        {[event.reason for event in last]}",
+        )
+        expected = tokenizer.decode(script[:end])
+        assert_text_equal(texts[index], expected, what=f"the text of {name}")
+        assert_text_equal(
+            "".join(event.text for event in mine) + last[0].text,
+            expected,
+            what=f"the texts of the events of {name}, in a row",
+        )
+
+
+def served(
+    jobs: Sequence[Job], batch_size: int, *, max_seq_len: int = 200
+) -> tuple[BatchModel, Any, list[Any]]:
+    """Run all jobs on one scheduler and check everything; model, tokenizer, and outputs."""
+    scheduler, model, tokenizer = scheduler_for(jobs, batch_size, max_seq_len=max_seq_len)
+    outputs, results = watch(scheduler, model, tokenizer, jobs)
+    check_answers(jobs, tokenizer, outputs, results, max_seq_len=max_seq_len)
+    model.check_released(when="when all requests have ended")
+    check(
+        len(model.batching) <= 1,
+        f"{len(model.batching)} sets of batching caches are made for one scheduler.\n"
+        "  expected   one, when the first request comes",
+    )
+    return model, tokenizer, outputs
+
+
+def test_task_4_one_request_alone() -> None:
+    """Prefill, then one decode step after the other, to its end-of-sequence token."""
+    jobs = [Job("Hello", "there")]
+    model, tokenizer, _ = served(jobs, 1)
+    expected = [ids_of(tokenizer, "Hello"), *([token] for token in one_by_one(tokenizer, "there"))]
+    check(
+        len(model.calls) == len(expected),
+        f"The model is called {len(model.calls)} times for 5 tokens and an end-of-sequence token.\n"
+        "  expected   6: every token but the last comes back into the model once",
+    )
+    for number, (call, tokens) in enumerate(zip(model.calls, expected, strict=True)):
+        assert_tokens_equal(call.tokens[0], tokens, what=f"the tokens of call {number}")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7])
+def test_task_4_every_request_gets_its_own_answer(batch_size: int) -> None:
+    """Prompts and answers of other lengths, side by side in one batch, whatever its size."""
+    jobs = [
+        Job("a short one", "abcdefgh"),
+        Job("b", "ijkl"),
+        Job("c is quite a bit longer than all the other prompts", "mnopqrstuv"),
+        Job("d, in between", "wxyz!"),
+    ]
+    served(jobs, batch_size)
+
+
+def test_task_4_all_slots_in_one_forward_pass() -> None:
+    """Once three requests are in three slots, one call gives all three their next token."""
+    jobs = [Job(f"{letter} prompt", letter * 12) for letter in "abc"]
+    model, _, outputs = served(jobs, 3)
+    full = [call for call in model.calls_of("decode") if all(call.rows)]
+    check(
+        len(full) >= 8,
+        f"Only {len(full)} forward passes decode for all three slots, of 12 tokens per request.",
+    )
+    for output in outputs:
+        check(
+            len(output.tokens) <= 3 + 2 * len(output.chunks),
+            f"A step gives {len(output.tokens)} tokens for 3 slots.\n"
+            "  expected   one decode step: one token for each slot",
+        )
+
+
+def test_task_4_a_slot_that_becomes_free_is_used_again() -> None:
+    """Nobody waits while a slot is empty: continuous batching, not one batch after the other."""
+    jobs = [
+        Job("the long one", "z" * 60),
+        *(Job(f"{letter}.", letter * (3 + index % 4)) for index, letter in enumerate("abcdefghi")),
+    ]
+    model, tokenizer, _ = served(jobs, 2)
+    beside = {
+        index
+        for call in model.calls_of("decode")
+        if 0 in (taken := owners(model, tokenizer, jobs, call))
+        for index in taken
+        if index
+    }
+    check(
+        len(beside) >= 8,
+        f"Only {len(beside)} short requests are decoded beside a long one.\n"
+        "  expected   all nine: the slot of one that has ended goes to the next",
+    )
+
+
+@pytest.mark.parametrize("end", [END_OF_TEXT, END_OF_TURN, END_OF_CALL])
+def test_task_4_a_request_may_end_with_its_first_token(end: str) -> None:
+    """It never takes a slot; the others go on, and whoever waits behind it is next."""
+    jobs = [
+        Job("a stop", "", end),
+        Job("b goes on", "abcdefgh"),
+        Job("c stop", "", end),
+        Job("d stop", "", end),
+        Job("e is cut off", "xyz", max_tokens=1),
+        Job("f goes on", "ijk"),
+        Job("g stop", "", end),
+    ]
+    for batch_size in (1, 2, 5):
+        model, tokenizer, _ = served(jobs, batch_size)
+        for call in model.calls_of("decode"):
+            for index in owners(model, tokenizer, jobs, call):
+                check(
+                    index in (None, 1, 5),
+                    f"Request {index} has ended with its first token, but is decoded.\n"
+                    "  expected   no slot for it",
+                )
+
+
+def test_task_4_requests_are_cut_off_at_their_limits() -> None:
+    """`max_tokens` of the request, and `max_seq_len` of the scheduler: prompt and answer."""
+    jobs = [
+        Job("a", "abcdefghijklmnopqrstuvwxyz", max_tokens=5),
+        Job("b" * 30, "0123456789" * 3),
+        Job("c" * 39, "0123456789" * 3),
+        Job("d" * 20, "0123456789" * 3, max_tokens=20),
+        Job("e" * 20, "0123456789" * 3, max_tokens=19),
+        Job("f", "0123", max_tokens=4),
+    ]
+    for batch_size in (1, 3, 6):
+        served(jobs, batch_size, max_seq_len=40)
+
+
+def test_task_4_characters_of_several_tokens() -> None:
+    """Half a character waits for its other half, in every slot on its own."""
+    jobs = [Job("a", "🦊🦊"), Job("b", "日本 x"), Job("c", "é: ü")]
+    served(jobs, 2)
+
+
+def test_task_4_results_come_in_the_order_of_their_ends() -> None:
+    """Not in the order in which the requests came."""
+    jobs = [Job("a", "a" * 30), Job("b", "b" * 12), Job("c", "c" * 20), Job("d", "d" * 3)]
+    scheduler, model, tokenizer = scheduler_for(jobs, 4)
+    outputs = run_to_end(scheduler, model)
+    results = scheduler.collect_results()
+    assert_tokens_equal(
+        [index for index, _ in results],
+        [3, 1, 2, 0],
+        what="the prompt indices of collect_results(), the shortest answer first",
+    )
+    check_answers(jobs, tokenizer, outputs, results)
+    again = scheduler.collect_results()
+    check(
+        again == [],
+        "collect_results() must give every result once.\n"
+        f"  expected   nothing new\n  got        {again}",
+    )
+
+
+def test_task_4_work_remains_from_submit_to_the_last_token() -> None:
+    """`has_work_remaining` is about requests that have not ended, wherever they are."""
+    jobs = [Job("a", "abc"), Job("b", "abcdefgh"), Job("c", "")]
+    model, tokenizer = model_for(jobs)
+    scheduler = batch.BatchScheduler(model, tokenizer, 200, 1, WHOLE)
+    check(scheduler.has_work_remaining() is False, "There is work before there is a request.")
+    for turn in range(2):
+        for job in jobs:
+            scheduler.submit(job.prompt)
+        ended = 0
+        for _ in range(100):
+            check(
+                scheduler.has_work_remaining() is (ended < len(jobs)),
+                f"has_work_remaining() is wrong when {ended} of {len(jobs)} requests have ended.\n"
+                f"  expected   {ended < len(jobs)}\n"
+                f"  got        {scheduler.has_work_remaining()!r}",
+            )
+            if ended == len(jobs):
+                break
+            ended += len(scheduler.step().finished)
+            model.raise_failure()
+        check(ended == len(jobs), "After 100 steps, not all requests have ended.")
+        texts = dict(scheduler.collect_results())
+        expected = {3 * turn: "abc", 3 * turn + 1: "abcdefgh", 3 * turn + 2: ""}
+        check(
+            texts == expected,
+            f"The results are wrong (round {turn + 1} on the same scheduler).\n"
+            f"  expected   {expected}\n"
+            f"  got        {texts}",
+        )
+
+
+def test_task_4_a_step_without_requests_does_nothing() -> None:
+    """The model is not called for empty slots only."""
+    model, tokenizer = model_for([Job("a", "b")])
+    scheduler = batch.BatchScheduler(model, tokenizer, 200, 3, WHOLE)
+    scheduler.handle_decode_phase()
+    for turn in range(2):
+        output = scheduler.step()
+        model.raise_failure()
+        check(
+            not (output.chunks or output.decoded or output.tokens or output.finished),
+            f"A step without requests must have an empty output, but has {output}.",
+        )
+        check(len(model.calls) == 2 * turn, "The model is called though no slot is taken.")
+        if turn == 0:
+            scheduler.submit("a")
+            run_to_end(scheduler, model)
+
+
+def test_task_4_every_step_has_an_output_of_its_own() -> None:
+    """What happened in an earlier step is neither told again nor changed."""
+    jobs = [Job("a", "abcdef"), Job("b", "abc")]
+    scheduler, model, _ = scheduler_for(jobs, 2)
+    kept, copies = [], []
+    while scheduler.has_work_remaining() and len(kept) < 50:
+        kept.append(scheduler.step())
+        model.raise_failure()
+        copies.append((list(kept[-1].chunks), list(kept[-1].decoded), list(kept[-1].tokens)))
+    for step, (output, copy) in enumerate(zip(kept, copies, strict=True)):
+        check(
+            (output.chunks, output.decoded, output.tokens) == copy,
+            f"The output of step {step} changes in later steps.\n"
+            "  expected   a new StepOutput for every step",
+        )
+    told = [(index, size) for output in kept for index, size in output.chunks]
+    check(
+        sorted(told) == [(0, 1), (1, 1)],
+        f"Prefills are told more than once: {told}.\n  expected   each in its own step only",
+    )
+
+
+def test_task_4_a_prompt_that_cannot_be_served_is_in_the_next_output() -> None:
+    """What happened between two steps (here in `submit`) is told by the second."""
+    model, tokenizer = model_for([Job("a", "abcdef")])
+    scheduler = batch.BatchScheduler(model, tokenizer, 20, 2, WHOLE)
+    scheduler.submit("a")
+    scheduler.submit("")
+    first = scheduler.step()
+    scheduler.submit("b" * 20)
+    second = scheduler.step()
+    for name, output, index in (("first", first, 1), ("second", second, 2)):
+        errors = [event.prompt_idx for event in output.finished if event.reason == "error"]
+        check(
+            errors == [index],
+            f"The output of the {name} step must have one error event: of request {index}.\n"
+            f"  got        {output.finished}",
+        )
+    run_to_end(scheduler, model)
+    texts = dict(scheduler.collect_results())
+    check(
+        texts == {0: "abcdef", 1: "", 2: ""},
+        f"The results are wrong where two of three prompts cannot be served.\n  got        {texts}",
+    )
+
+
+def test_task_4_requests_may_come_while_others_are_decoded() -> None:
+    """They join in the slots that are free, and change nothing for those who are there."""
+    jobs = [Job(f"{letter}, number {index}", letter * 9) for index, letter in enumerate("abcdef")]
+    model, tokenizer = model_for(jobs)
+    scheduler = batch.BatchScheduler(model, tokenizer, 200, 3, WHOLE)
+    outputs = []
+    for job in jobs:
+        scheduler.submit(job.prompt)
+        for _ in range(2):
+            outputs.append(scheduler.step())
+            model.raise_failure()
+    outputs += run_to_end(scheduler, model)
+    check_answers(jobs, tokenizer, outputs, scheduler.collect_results())
+    model.check_released(when="when all requests have ended")
+
+
+@pytest.mark.parametrize("slot", [0, 1, 2])
+def test_task_4_place_copies_a_request_into_its_slot(slot: int) -> None:
+    """In every layer; its own caches are released, and its first token waits for the model."""
+    jobs = [Job("Hello there", "abcdef")]
+    model, tokenizer = model_for(jobs)
+    scheduler = batch.BatchScheduler(model, tokenizer, 200, 3, WHOLE)
+    request = batch.Request(model, tokenizer, "Hello there", WHOLE)
+    request.try_prefill()
+    scheduler.place(request, slot)
+    check(
+        request.kv_cache is None,
+        "request.kv_cache must be None when the request is in a slot: the slot has its tokens.",
+    )
+    model.check_released(when="by place(request, slot)")
+    check(
+        [taken is request for taken in scheduler.slots] == [index == slot for index in range(3)],
+        f"scheduler.slots is wrong after place(request, {slot}).\n"
+        f"  expected   the request in slot {slot}, None in the others",
+    )
+    ids = ids_of(tokenizer, "Hello there")
+    first = ids_of(tokenizer, "a")[0]
+    for name, got, expected in (
+        ("offset", request.offset, len(ids)),
+        ("next_token", request.next_token, first),
+        ("tokens", request.tokens, [first]),
+    ):
+        check(
+            got == expected,
+            f"request.{name} is wrong after place(request, {slot}): place does not change it.\n"
+            f"  expected   {expected!r}\n"
+            f"  got        {got!r}",
+        )
+    scheduler.handle_decode_phase()
+    model.raise_failure()
+    call = model.calls[-1]
+    check_decode(call, model, 3, step="after place")
+    expected_rows = [[*ids, first] if index == slot else [] for index in range(3)]
+    check(
+        call.kind == "decode" and call.rows == expected_rows,
+        f"After place(request, {slot}), a decode step does not see the prompt and the first token "
+        f"in slot {slot} only.\n"
+        f"  expected   {[tokenizer.decode(row) for row in expected_rows]}\n"
+        f"  got        {[tokenizer.decode(row) for row in call.rows]}",
+    )
+    check(
+        request.offset == len(ids) + 1,
+        f"request.offset is {request.offset} after one decode step.\n"
+        f"  expected   {len(ids) + 1}, the number of tokens in its slot",
+    )
+    assert_text_equal(request.text, "ab", what="the text after one decode step")
+    scheduler.slots[slot] = None
+
+
+def test_task_4_the_sampler_decides_for_every_row() -> None:
+    """It gets the log-probabilities of all slots, in float32, and each row gets its own token."""
+    jobs = [Job(f"{letter} prompt" + "." * index, f"{letter}x{letter}{letter}") for index, letter
+            in enumerate("abc")]  # fmt: skip
+    tokenizer = byte_tokenizer()
+    x, y = (ids_of(tokenizer, letter)[0] for letter in "xy")
+    given: list[mx.array] = []
+
+    def sampler(logprobs: mx.array) -> mx.array:
+        given.append(logprobs)
+        best = mx.argmax(logprobs, axis=-1)
+        return mx.where(best == x, y, best)
+
+    scheduler, model, _ = scheduler_for(jobs, 3, sampler=sampler)
+    for _ in range(6):
+        scheduler.step()
+        model.raise_failure()
+    scheduler.release()
+    for index, text in scheduler.collect_results():
+        letter = "abc"[index]
+        check(
+            text.startswith(f"{letter}y?"),
+            f"The text of request {index} is not what the sampler chose.\n"
+            f"  expected   {letter + 'y??'!r}, as it replaces every x by a y\n"
+            f"  got        {text!r}",
+        )
+    decodes = [logprobs for logprobs in given if logprobs.shape[0] == 3]
+    check(
+        len(decodes) >= 3 and all(logprobs.ndim == 2 for logprobs in given),
+        "The sampler does not get the log-probabilities of all slots in one call.\n"
+        f"  expected   3 x {model.vocab_size} in every decode step\n"
+        f"  got        {[logprobs.shape for logprobs in given]}",
+    )
+    for number, (logprobs, call) in enumerate(zip(decodes, model.calls_of("decode"), strict=False)):
+        expected = np.stack([model.logits(row) for row in call.rows])
+        expected = expected - np.log(np.sum(np.exp(expected), axis=-1, keepdims=True))
+        taken = [slot for slot, row in enumerate(call.rows) if row]
+        assert_close(
+            logprobs[mx.array(taken)],
+            expected[taken],
+            what=f"what the sampler gets in decode step {number} (log-probabilities)",
+            reduction=model.vocab_size,
+            magnitude=60.0,
+            axes="B vocab",
+        )
+
+
+@cases("seed", *range(6))
+def test_task_4_random_traffic(seed: int) -> None:
+    """Random prompts, answers, limits and numbers of slots: everybody gets what is theirs."""
+    random = np.random.default_rng(700 + seed)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    jobs = []
+    for index in range(14):
+        length = int(random.choice([1, 2, 5, 9, 17])) * (index % 3 > 0)
+        jobs.append(
+            Job(
+                f"{index:02d}" + "-" * int(random.integers(0, 30)),
+                "".join(random.choice(list(letters), length)),
+                str(random.choice([END_OF_TEXT, END_OF_TURN, END_OF_CALL, "go on"])),
+                None if random.random() < 0.7 else int(random.integers(1, 12)),
+            )
+        )
+    served(jobs, int(random.integers(1, 8)), max_seq_len=36)
+
+
+# --- Task 5: batch generation ----------------------------------------------------------------
+
+
+def generated(model: Any, tokenizer: Any, prompts: Sequence[str], **options: Any) -> list[Any]:
+    """What `batch_generate` returns; an error where its scheduler goes on for ever."""
+    step, count = batch.BatchScheduler.step, 0
+
+    def counted(scheduler: Any) -> Any:
+        nonlocal count
+        count += 1
+        check(count < 1000, "batch_generate does not end: step() is called again and again.")
+        return step(scheduler)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch.BatchScheduler, "step", counted)
+        results = batch.batch_generate(model, tokenizer, prompts, prefill_step=WHOLE, **options)
+    if isinstance(model, BatchModel):
+        model.raise_failure()
+    return results
+
+
+def assert_results(results: Any, expected: Sequence[str], *, what: str) -> None:
+    """Check that there is a text for every prompt, in the order of the prompts."""
+    check(
+        isinstance(results, list)
+        and all(isinstance(result, tuple) and len(result) == 2 for result in results),
+        f"{what} must return a list of pairs (prompt_idx, text).",
+    )
+    assert_tokens_equal(
+        [index for index, _ in results],
+        list(range(len(expected))),
+        what=f"the prompt indices of {what}, in the order of the prompts",
+    )
+    for (index, text), wanted in zip(results, expected, strict=True):
+        assert_text_equal(text, wanted, what=f"the text for prompt {index} of {what}")
+
+
+MANY = [
+    Job(
+        f"{index:02d}" + "." * (7 * index % 11), "abcdefghijklmnopq"[index % 5 : 5 + 3 * index % 13]
+    )
+    for index in range(9)
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 9, 20])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_task_5_a_text_for_every_prompt(batch_size: int, kind: Callable[..., Any]) -> None:
+    """In the order of the prompts, with their indices, however many slots there are."""
+    model, tokenizer = model_for(MANY)
+    prompts = kind(job.prompt for job in MANY)
+    results = generated(model, tokenizer, prompts, batch_size=batch_size)
+    what = f"batch_generate(...) with {len(MANY)} prompts and batch_size {batch_size}"
+    assert_results(results, [job.answer for job in MANY], what=what)
+    check(
+        list(prompts) == [job.prompt for job in MANY],
+        f"{what} changes the caller's list of prompts.",
+    )
+    model.check_released(when=f"at the end of {what}")
+    check(
+        all(len(call.rows) == batch_size for call in model.calls_of("decode")),
+        f"{what} does not decode with {batch_size} slots.",
+    )
+
+
+def test_task_5_the_defaults() -> None:
+    """Five slots, and 512 tokens for prompt and answer."""
+    jobs = [Job(f"{index}", "abc") for index in range(6)]
+    jobs.append(Job("z", "z" * 600))
+    model, tokenizer = model_for(jobs)
+    results = batch.batch_generate(model, tokenizer, [job.prompt for job in jobs])
+    model.raise_failure()
+    assert_results(
+        results,
+        [job.answer[: 512 - len(job.prompt)] for job in jobs],
+        what="batch_generate(model, tokenizer, prompts)",
+    )
+    check(
+        {len(call.rows) for call in model.calls_of("decode")} == {5},
+        "batch_generate(model, tokenizer, prompts) does not decode with 5 slots.",
+    )
+
+
+def test_task_5_no_prompts() -> None:
+    """Nothing to do is not an error."""
+    model, tokenizer = model_for([])
+    assert_results(generated(model, tokenizer, []), [], what="batch_generate(...) without prompts")
+
+
+def test_task_5_the_same_prompt_several_times() -> None:
+    """Every copy has a result of its own."""
+    model, tokenizer = model_for([Job("a", "abc"), Job("b", "de")])
+    results = generated(model, tokenizer, ["a", "b", "a", "a", "b"], batch_size=2)
+    assert_results(
+        results, ["abc", "de", "abc", "abc", "de"], what="batch_generate(...) of equal prompts"
+    )
+
+
+def test_task_5_max_seq_len_counts_prompt_and_answer() -> None:
+    """Every text ends there, also where the model would go on."""
+    jobs = [Job("a" * n, "0123456789" * 2) for n in (1, 5, 11, 14)]
+    model, tokenizer = model_for(jobs)
+    results = generated(
+        model, tokenizer, [job.prompt for job in jobs], max_seq_len=15, batch_size=2
+    )
+    assert_results(
+        results,
+        [job.answer[: 15 - len(job.prompt)] for job in jobs],
+        what="batch_generate(..., max_seq_len=15)",
+    )
+
+
+@cases("option", "batch_size", "max_seq_len", "prefill_step")
+@cases("number", 0, -1)
+def test_task_5_a_number_below_1_is_an_error(option: str, number: int) -> None:
+    """With prompts and without."""
+    model, tokenizer = model_for([Job("a", "abc")])
+    for prompts in (["a"], []):
+        assert_raises_clearly(
+            ValueError,
+            lambda prompts=prompts: batch.batch_generate(
+                model, tokenizer, prompts, **{option: number}
+            ),
+            what=f"batch_generate(..., {option}={number})",
+        )
+    check(not model.calls, "The model is called, though the arguments are bad.")
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["among-good-ones", "alone"])
+def test_task_5_a_prompt_that_cannot_be_served_gets_an_empty_text_and_a_warning(good: bool) -> None:
+    """The others are not affected, and nobody has to guess why a text is empty."""
+    jobs = [Job("a", "abc"), Job("", ""), Job("b" * 12, ""), Job("c", "defghij")]
+    if not good:
+        jobs = jobs[1:3]
+    model, tokenizer = model_for([job for job in jobs if job.answer])
+    scheduler = batch.BatchScheduler(model, tokenizer, 12)
+    reasons = []
+    for job in jobs:
+        scheduler.submit(job.prompt)
+        reasons += [e.message for e in scheduler.step().finished if e.reason == "error"]
+        scheduler.release()
+    assert len(reasons) == 2 and all(reasons), "two of the prompts are bad"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = generated(
+            model, tokenizer, [job.prompt for job in jobs], max_seq_len=12, batch_size=2
+        )
+    assert_results(
+        results, [job.answer for job in jobs], what="batch_generate(...) of good and bad prompts"
+    )
+    told = [str(warning.message) for warning in caught]
+    for reason in reasons:
+        check(
+            any(reason in message for message in told),
+            "batch_generate does not warn of a prompt that cannot be served.\n"
+            f"  expected   a warning with the message of its FinishEvent: {reason!r}\n"
+            f"  got        {told}",
+        )
+
+
+@pytest.mark.parametrize(
+    "kind, number", [("prefill", 0), ("prefill", 3), ("decode", 0), ("decode", 7)]
+)
+def test_task_5_an_interrupt_frees_all_caches(kind: str, number: int) -> None:
+    """A Ctrl-C reaches the caller, and leaves no slot and no request's own cache behind."""
+    seen = 0
+
+    def on_call(of: str, tokens: list[list[int]], offsets: list[int]) -> None:
+        nonlocal seen
+        if of == kind:
+            seen += 1
+            if seen == number + 1:
+                raise KeyboardInterrupt
+
+    jobs = [Job(f"{index}.", "abcdefgh" * 2) for index in range(6)]
+    model, tokenizer = model_for(jobs, on_call=on_call)
+    try:
+        generated(model, tokenizer, [job.prompt for job in jobs], batch_size=3)
+    except KeyboardInterrupt:
+        pass
+    else:
+        check(False, f"A KeyboardInterrupt in a {kind} does not reach the caller.")
+    if kind == "prefill":
+        model.caches.pop()  # of the request that was interrupted: it need not have them yet
+    model.check_released(when=f"after a KeyboardInterrupt in a {kind}")
+
+
+def test_task_5_the_sampler_is_asked_for_every_token() -> None:
+    """The first one, and those of the decode steps."""
+    jobs = [Job("a", "axb"), Job("b", "xab"), Job("c", "abx")]
+    model, tokenizer = model_for(jobs)
+    x, y = (ids_of(tokenizer, letter)[0] for letter in "xy")
+
+    def sampler(logprobs: mx.array) -> mx.array:
+        best = mx.argmax(logprobs, axis=-1)
+        return mx.where(best == x, y, best)
+
+    results = generated(
+        model, tokenizer, [job.prompt for job in jobs], sampler=sampler, batch_size=2, max_seq_len=5
+    )
+    assert_results(
+        results,
+        ["ay??", "y???", "aby?"],
+        what="batch_generate(..., sampler=one that replaces every x by a y)",
+    )
+
+
+def simple_answer(model: Any, tokenizer: Any, prompt: str, max_seq_len: int) -> tuple[str, float]:
+    """The text that mlx-lm's model gives to a prompt alone, and its smallest lead."""
+    ids = ids_of(tokenizer, prompt)
+    tokens, leads = continue_greedily(model, ids, max_seq_len - len(ids))
+    stops = [i for i, token in enumerate(tokens) if token in tokenizer.eos_token_ids]
+    end = stops[0] if stops else len(tokens)
+    detokenizer = tokenizer.detokenizer
+    detokenizer.reset()
+    for token in tokens[:end]:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    return detokenizer.text, min(leads[: end + 1])
+
+
+@cases("batch_size sizes", (1, {}), (2, {"layers": 2}), (4, {"theta": 30.0}), (9, {"kv_heads": 3}))
+def test_task_5_random_models_say_what_they_say_to_each_prompt_alone(
+    batch_size: int, sizes: dict[str, Any]
+) -> None:
+    """Batching is only faster: for every prompt the text is the same."""
+    tokenizer = byte_tokenizer()
+    model = random_model(seed=800 + batch_size, vocab_size=len(tokenizer.get_vocab()), **sizes)
+    prompts = ["a", "Hello", "The fox and the wolf", "x" * 11, "What is 3 and 5?", "of", "the end"]
+    answers = [simple_answer(model, tokenizer, prompt, 30) for prompt in prompts]
+    good = [index for index, (_, lead) in enumerate(answers) if lead > 0.003]
+    assert len(good) >= 4, "the seed is a bad choice: the model hardly prefers any token"
+    results = generated(
+        qwen3.Qwen3Model(model), tokenizer, prompts, max_seq_len=30, batch_size=batch_size
+    )
+    assert_results(
+        [results[index] if index in good else (index, "") for index in range(len(prompts))]
+        if isinstance(results, list) and len(results) == len(prompts)
+        else results,
+        [answers[index][0] if index in good else "" for index in range(len(prompts))],
+        what=f"batch_generate(...) with batch_size {batch_size} (a random model)",
+    )
+
+
+def test_task_5_the_embedded_model_answers_as_to_each_prompt_alone() -> None:
+    """A trained, quantized model; prompts of 20 to 150 tokens share three slots."""
+    model, tokenizer = tiny()
+    messages = ["Hello!", "Count from 3 to 9.", *(ledger_question(lines) for lines in (1, 4, 8, 2))]
+    prompts = [chat(tokenizer, message) for message in messages]
+    answers = [simple_answer(model, tokenizer, prompt, 120) for prompt in prompts]
+    good = [index for index, (_, lead) in enumerate(answers) if lead > 0.01]
+    assert len(good) >= 4, "the prompts are a bad choice: the model hardly prefers any token"
+    results = generated(qwen3.Qwen3Model(model), tokenizer, prompts, max_seq_len=120, batch_size=3)
+    check(len(results) == len(prompts), f"There are {len(results)} results for 6 prompts.")
+    for index in good:
+        assert_text_equal(
+            results[index][1],
+            answers[index][0],
+            what=f"the embedded model's answer to {messages[index][:30]!r}, in a batch",
+        )
