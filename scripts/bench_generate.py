@@ -7,14 +7,10 @@ of the run (see `VIEWS`), as JSON, as a Markdown table and as a figure.
 import itertools
 import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +20,13 @@ from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 from rich.console import Console
 from rich.table import Table
 
-from tiny_llm_lab import PROJECT_ROOT
+from tiny_llm_lab.bench.machine import describe_machine, machine
+from tiny_llm_lab.bench.report import BENCHES, markdown_table
 from tiny_llm_lab.book.drawing import ACCENT, ACCENT_2, FIGURES, INK, MUTED, Figure, Point
 from tiny_llm_lab.cli import fail, run
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref.qwen3 import Qwen3Model
 
-BENCHES = PROJECT_ROOT / "benches"
 CONTEXTS = [64, 128, 256, 512, 1024]
 ENGINES = ["no cache", "KV cache", "mlx-lm"]
 
@@ -59,25 +55,6 @@ VIEWS = [
     View("week_1_generate", "time-per-token", ["no cache", "mlx-lm"], logarithmic=False),
     View("week_2_kv_cache", "time-per-token-cached", ENGINES, logarithmic=True),
 ]
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on: processor, cores this process may use, device, versions."""
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        cpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-        cpu = next(names, platform.machine())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": cpu,
-        "cores": cores,
-        "os": f"{platform.system()} {platform.machine()}",
-        "device": mx.default_device().type.name,
-        "versions": {name: version(name) for name in ("mlx", "mlx-lm")},
-    }
 
 
 def make_steps(
@@ -171,23 +148,19 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def source(result: dict[str, Any]) -> str:
     """One line on where the numbers come from and how far they spread."""
-    where, rows = result["machine"], result["milliseconds"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    cores = "one core" if where["cores"] == 1 else f"{where['cores']} cores"
+    rows = result["milliseconds"]
     below = max(1 - row["min"] / row["median"] for row in rows)
     above = max(row["max"] / row["median"] - 1 for row in rows)
     return (
         f"Medians of {result['repetitions']} interleaved repetitions; single timings are at most "
-        f"{below:.0%} below and {above:.0%} above. {where['cpu']} ({cores}, {where['os']}, "
-        f"{where['device'].upper()}), {versions}, model {result['model']}."
+        f"{below:.0%} below and {above:.0%} above. "
+        f"{describe_machine(result['machine'])}, model {result['model']}."
     )
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The table as the book shows it."""
-    header, *body = table_rows(result)
-    lines = [header, ["--:"] * len(header), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{source(result)}\n"
+    return f"{markdown_table(table_rows(result), names=0)}\n{source(result)}\n"
 
 
 def draw(result: dict[str, Any], logarithmic: bool) -> Figure:
