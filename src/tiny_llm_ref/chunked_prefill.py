@@ -476,10 +476,10 @@ class PriorityScheduler(BatchScheduler):
                 queue.popleft()
         free = self.slots.count(None)
         candidates = [queue[0] for queue in (interactive, batch) if queue]
-        if batch and free <= self.reserved_slots:
-            candidates.remove(batch[0])
-        elif len(candidates) == 2 and self._passed_over >= self.ageing_steps:
+        if self._passed_over >= self.ageing_steps:  # counts as interactive, for slots as well
             candidates.reverse()
+        elif batch and free <= self.reserved_slots:
+            candidates.remove(batch[0])
         chosen, waits_for_bytes = None, False
         for request in candidates:
             if request.prompt_idx in self.reserved_bytes:
@@ -1102,7 +1102,8 @@ class ChunkedPrefillManager:
         """Take a new request on: it is `pending`, and its first chunk can be scheduled.
 
         Args:
-            request_id: its name. That of a request that is done or cancelled may be used again.
+            request_id: its name. That of a request that is done or cancelled, and has no chunk
+                under way, may be used again.
             prompt_tokens: the prompt's ids. They are copied.
             priority: one of `PRIORITIES`.
             memory_pressure: as in `compute_chunk_boundaries`, for a prompt that is cut.
@@ -1124,8 +1125,11 @@ class ChunkedPrefillManager:
             boundaries = [(0, len(tokens))]
         with self._lock:
             known = self._records.get(request_id)
-            if known is not None and known.state not in ("done", "cancelled"):
-                raise ValueError(f"there is a request {request_id!r} already: it is {known.state}")
+            if known is not None and (known.state not in ("done", "cancelled") or known.chunk):
+                raise ValueError(
+                    f"there is a request {request_id!r} already: it is {known.state}"
+                    + (", and has a chunk under way" if known.chunk else "")
+                )
             rank = PRIORITIES.index(priority)
             record = PrefillRecord(
                 request_id, tokens, len(tokens), rank, self._created, deque(boundaries)
