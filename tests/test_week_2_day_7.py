@@ -1,11 +1,15 @@
 """Week 2, day 7: chunked prefill, the scheduler that interleaves it, chunk sizes, priorities."""
 
 import functools
+import json
+import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -16,10 +20,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from batch_models import BatchModel
-from inputs import float64
+from inputs import cases, float64
 from oracle_models import chat, continue_greedily, ledger_question, random_model, tiny
 from scripted import END_OF_TEXT, END_OF_TURN, byte_tokenizer, ids_of
-from solution import batch, chunked_prefill, kv_cache, qwen3
+from solution import attention, batch, chunked_prefill, kv_cache, qwen3
 from tiny_llm_lab.course.checks import (
     CheckFailure,
     assert_close,
@@ -487,6 +491,7 @@ class Run:
         on_call: Callable[[str, list[list[int]], list[int]], None] | None = None,
         model: Any = None,
         in_order: bool = True,
+        after_step: Callable[["Run"], None] | None = None,
         **options: Any,
     ) -> None:
         self.model = model or BatchModel(tokenizer(), scripts, on_call=on_call)
@@ -501,7 +506,9 @@ class Run:
         self.batch_size, self.max_seq_len = batch_size, max_seq_len
         self.largest_chunk = prefill_step
         self.in_order = in_order  # whether requests are prefilled in the order they came
+        self.after_step = after_step
         self.requests: dict[int, Tracked] = {}
+        self.limits: dict[int, int] = {}  # the most tokens of each answer
         self.slots: list[int] = []  # who is in a slot
         self.prefilled: list[int] = []  # who waits for one
         self.doomed: set[int] = set()  # the requests that are to fail
@@ -530,6 +537,7 @@ class Run:
             f"submit() returns {index!r} for the request number {len(self.requests)}.",
         )
         self.requests[index] = Tracked(ids, answer, reason)
+        self.limits[index] = limit
         if doomed:
             self.doomed.add(index)
             self.calls_may_fail = True
@@ -586,6 +594,8 @@ class Run:
         self._check_results()
         self._check_caches(f"after step {self.steps}")
         self._check_work()
+        if self.after_step is not None:
+            self.after_step(self)
         return output
 
     def finish(self, most_steps: int = 400) -> list[Any]:
@@ -1650,3 +1660,1186 @@ def play(traffic: dict[str, Any], **options: Any) -> Run:
 def test_task_3_random_traffic(traffic: dict[str, Any]) -> None:
     """Random arrivals, lengths, aborts, chunk sizes, batch sizes and failing requests."""
     play(traffic)
+
+
+# --- Task 4: how large a chunk ----------------------------------------------------------------
+
+PLENTY = 2**40
+
+
+def selected(
+    sequence_length: int,
+    available_memory: int = PLENTY,
+    active: int = 0,
+    batch_size: int = 4,
+    **options: Any,
+) -> int:
+    """`select_optimal_chunk_size`, whose result has to be an int of at least 1."""
+    size = chunked_prefill.select_optimal_chunk_size(
+        sequence_length, available_memory, active, batch_size, **options
+    )
+    check(
+        isinstance(size, int) and size >= 1,
+        f"select_optimal_chunk_size({sequence_length}, {available_memory}, {active}, {batch_size}) "
+        f"gives {size!r}, not an int of at least 1.",
+    )
+    return int(size)
+
+
+def assert_selected(size: int, expected: int, *, what: str) -> None:
+    check(
+        size == expected,
+        f"select_optimal_chunk_size: {what}.\n  expected   {expected}\n  got        {size}",
+    )
+
+
+def test_task_4_an_eighth_of_the_prompt() -> None:
+    """Without decodes; within the bounds, and never more than the prompt has."""
+    for length, expected in ((4096, 512), (2048, 256), (100_000, 2048), (16_384, 2048), (256, 32)):
+        assert_selected(selected(length), expected, what=f"{length} tokens and no decode")
+    for length, expected in ((100, 32), (32, 32), (31, 31), (10, 10), (1, 1)):
+        assert_selected(selected(length), expected, what=f"a short prompt of {length} tokens")
+
+
+def test_task_4_smaller_while_others_decode() -> None:
+    """Down to a quarter when all slots are taken, and in between in between."""
+    for batch_size in (1, 3, 8):
+        sizes = [selected(8192, active=n, batch_size=batch_size) for n in range(batch_size + 1)]
+        assert_selected(sizes[0], 1024, what=f"8192 tokens, 0 of {batch_size} slots taken")
+        assert_selected(sizes[-1], 256, what=f"8192 tokens, {batch_size} of {batch_size} taken")
+        check(
+            sizes == sorted(set(sizes), reverse=True),
+            "select_optimal_chunk_size does not get smaller with every slot that is taken.\n"
+            f"  got        {sizes} for 0 to {batch_size} of {batch_size} slots",
+        )
+
+
+def test_task_4_within_other_bounds() -> None:
+    """`min_chunk`, `max_chunk` and `tile` are the caller's."""
+    for options, length, active, expected in (
+        ({"min_chunk": 64}, 300, 0, 64),
+        ({"min_chunk": 64}, 300, 4, 64),
+        ({"max_chunk": 96}, 8192, 0, 96),
+        ({"min_chunk": 128, "max_chunk": 128}, 8192, 2, 128),
+        ({"tile": 1, "min_chunk": 1}, 72, 0, 9),
+        ({"tile": 1, "min_chunk": 1, "max_chunk": 5}, 72, 0, 5),
+    ):
+        size = selected(length, active=active, **options)
+        assert_selected(size, expected, what=f"{length} tokens, {active} of 4 slots, {options}")
+
+
+def test_task_4_what_memory_allows() -> None:
+    """The chunk's activations and the cache's growth have to fit; a larger chunk would not."""
+    memory = chunked_prefill.PrefillMemory(cache_bytes=100, activation_bytes=1000, score_bytes=3)
+    for length in (700, 4096, 9000):
+        wanted = selected(length, memory=memory)
+        for size in (1, 5, 31, 32, 40, 100, 300, 600):
+            available = memory.of_chunk(size, length)
+            for extra in (0, 1, 900):
+                got = selected(length, available + extra, memory=memory)
+                fits = memory.of_chunk(got, length)
+                what = f"{length} tokens and {available + extra:,} bytes"
+                check(
+                    fits <= available + extra,
+                    f"select_optimal_chunk_size: a chunk of {got} does not fit into {what}: it "
+                    f"needs {fits:,}.",
+                )
+                check(
+                    got == wanted or got > size - 32,
+                    f"select_optimal_chunk_size: a chunk of {got} is needlessly small for {what}, "
+                    f"where {size} would fit.",
+                )
+    for available in (0, 1, memory.of_chunk(0, 4096)):
+        assert_selected(
+            selected(4096, available, memory=memory), 1, what="no memory for a single token"
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments, options",
+    [
+        ((0, 1, 0, 1), {}),
+        ((-5, 1, 0, 1), {}),
+        ((10, -1, 0, 1), {}),
+        ((10, 1, -1, 1), {}),
+        ((10, 1, 0, 0), {}),
+        ((10, 1, 3, 2), {}),
+        ((10, 1, 0, 1), {"min_chunk": 0}),
+        ((10, 1, 0, 1), {"min_chunk": 64, "max_chunk": 32}),
+        ((10, 1, 0, 1), {"tile": 0}),
+    ],
+    ids=str,
+)
+def test_task_4_numbers_that_make_no_sense(arguments: Any, options: dict[str, int]) -> None:
+    """Each is an error of its own, with a message."""
+    assert_raises_clearly(
+        ValueError,
+        lambda: chunked_prefill.select_optimal_chunk_size(*arguments, **options),
+        what=f"select_optimal_chunk_size{arguments} with {options}",
+    )
+
+
+@examples(max_examples=150)
+@given(
+    length=st.integers(1, 40_000),
+    available=st.integers(0, 2**31) | st.just(PLENTY),
+    batch_size=st.integers(1, 16),
+    data=st.data(),
+)
+def test_task_4_monotonic_and_within_bounds(
+    length: int, available: int, batch_size: int, data: st.DataObject
+) -> None:
+    """More decodes: not larger. More memory, a longer prompt: not smaller."""
+    tile = data.draw(st.sampled_from([1, 16, 32]))
+    smallest = tile * data.draw(st.integers(1, 4))
+    largest = smallest + tile * data.draw(st.integers(0, 40))
+    bounds = {"min_chunk": smallest, "max_chunk": largest, "tile": tile}
+    active = data.draw(st.integers(0, batch_size))
+    what = f"{length} tokens, {available} bytes, {active} of {batch_size} slots, {bounds}"
+    size = selected(length, available, active, batch_size, **bounds)
+    check(
+        size <= min(length, largest),
+        f"select_optimal_chunk_size gives {size} for {what}: too large.",
+    )
+    free = selected(length, PLENTY, active, batch_size, **bounds)
+    check(
+        free == length or (free % tile == 0 and free >= smallest),
+        f"select_optimal_chunk_size gives {free} for {what} with plenty of memory: neither the "
+        "whole prompt nor a multiple of the tile from min_chunk on.",
+    )
+    check(
+        size <= free,
+        f"select_optimal_chunk_size gives {size} for {what}, and {free} with more memory.",
+    )
+    if active:
+        fewer = selected(length, available, active - 1, batch_size, **bounds)
+        check(
+            fewer >= size,
+            f"select_optimal_chunk_size gives {size} for {what}, and {fewer} with one slot less.",
+        )
+    longer = selected(length + 256, PLENTY, active, batch_size, **bounds)
+    check(
+        longer >= free,
+        f"select_optimal_chunk_size gives {free} for {what} with plenty of memory, and {longer} "
+        "for a prompt of 256 tokens more.",
+    )
+
+
+# --- Task 5: a chunk size that adapts ---------------------------------------------------------
+
+
+def adapt(
+    chunker: Any, chunks: int, seconds: Callable[[int, int], float], start: int = 0
+) -> list[int]:
+    """Run chunks of the proposed sizes, which take `seconds(offset, size)`; the sizes."""
+    sizes = []
+    offset = start
+    for _ in range(chunks):
+        size = chunker.next_chunk_size(None, None)
+        check(
+            isinstance(size, int)
+            and chunker_bounds(chunker)[0] <= size <= chunker_bounds(chunker)[1],
+            f"next_chunk_size() gives {size!r}: not an int between min_chunk and max_chunk.",
+        )
+        check(
+            not sizes or size <= 2 * sizes[-1],
+            f"The size goes from {sizes and sizes[-1]} to {size}: it may at most double at once.",
+        )
+        sizes.append(size)
+        chunker.observe(offset, size, 1, seconds(offset, size))
+        offset += size
+    return sizes
+
+
+BOUNDS: dict[int, tuple[int, int]] = {}
+
+
+def chunker_bounds(chunker: Any) -> tuple[int, int]:
+    return BOUNDS.get(id(chunker), (32, 2048))
+
+
+def still_at(chunker: Any, size: int, *, what: str) -> None:
+    got = chunker.next_chunk_size(None, None)
+    check(
+        got == size,
+        f"AdaptiveChunker: the size changes {what}.\n  expected   {size}\n  got        {got}",
+    )
+
+
+@cases("target initial", (0.02, 32), (0.05, 128), (0.05, 2048), (0.2, 64))
+def test_task_5_finds_the_size_that_takes_the_target(target: float, initial: int) -> None:
+    """A chunk takes `c + b x` seconds: the size settles where that is about the target."""
+    for fixed in (0.0, 0.002, 0.01):
+        for per_token in (2e-5, 1e-4, 4e-4, 2e-3):
+
+            def seconds(_: int, size: int, c: float = fixed, b: float = per_token) -> float:
+                return c + b * size
+
+            chunker = chunked_prefill.AdaptiveChunker(target, initial)
+            sizes = adapt(chunker, 80, seconds)
+            what = f"chunks that take {fixed} + {per_token} x seconds, target {target}"
+            final = sizes[-1]
+            check(
+                set(sizes[40:]) == {final},
+                f"AdaptiveChunker does not settle on {what}, though nothing changes.\n"
+                f"  got        {sizes[40:52]} ... after 40 chunks",
+            )
+            check(final % 32 == 0, f"AdaptiveChunker: {final} is no multiple of the tile 32.")
+            # A size of a few tiles can only be about right.
+            most = 1.5 if final < 128 else 1.25
+            check(
+                final == 32 or seconds(0, final) <= most * target,
+                f"AdaptiveChunker settles on a size that takes too long, on {what}.\n"
+                f"  got        {final} tokens, which take {seconds(0, final):.3f} seconds",
+            )
+            enough = 2 * seconds(0, final) if final < 128 else seconds(0, int(1.25 * final) + 32)
+            check(
+                final == 2048 or enough >= target,
+                f"AdaptiveChunker settles on a size that is needlessly small, on {what}.\n"
+                f"  got        {final} tokens, which take {seconds(0, final):.3f} seconds",
+            )
+
+
+def test_task_5_before_the_first_measurement() -> None:
+    """The initial size, with and without a request and a load; asking changes nothing."""
+    for initial in (32, 128, 512):
+        chunker = chunked_prefill.AdaptiveChunker(0.05, initial)
+        for _ in range(3):
+            still_at(chunker, initial, what="before the first measurement")
+            check(
+                chunker.next_chunk_size() == initial,
+                "next_chunk_size() without a request and a load is another than with them.",
+            )
+
+
+def test_task_5_the_first_measurement_counts_in_full() -> None:
+    """A first chunk that takes the target changes nothing; one that takes twice as long halves."""
+    for initial in (64, 256):
+        chunker = chunked_prefill.AdaptiveChunker(0.05, initial)
+        chunker.observe(0, initial, 0, 0.05)
+        still_at(chunker, initial, what="though the first chunk takes exactly the target")
+        chunker = chunked_prefill.AdaptiveChunker(0.05, initial)
+        chunker.observe(0, initial, 0, 0.1)
+        still_at(
+            chunker, initial // 2, what="rightly, but wrongly when a chunk takes twice as long"
+        )
+
+
+def test_task_5_a_chunk_much_smaller_than_the_size_says_little() -> None:
+    """The last chunk of a prompt, below half the size, is passed over."""
+    chunker = chunked_prefill.AdaptiveChunker(0.05, 128)
+    chunker.observe(0, 128, 1, 0.05)
+    for size, seconds in ((63, 5.0), (1, 0.05), (63, 1e-6), (20, 3.0)):
+        chunker.observe(128, size, 1, seconds)
+        still_at(chunker, 128, what=f"by a chunk of {size} tokens")
+    chunker.observe(0, 128, 1, 0.05)
+    still_at(chunker, 128, what="by a chunk that takes the target, after small ones that did not")
+    chunker.observe(0, 64, 1, 5.0)
+    check(
+        chunker.next_chunk_size(None, None) < 128,
+        "AdaptiveChunker passes over a chunk of half the size, which counts.",
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_task_5_times_that_cannot_be(seconds: float) -> None:
+    """A clock may stand still or jump back: such a time is passed over, first or later."""
+    chunker = chunked_prefill.AdaptiveChunker(0.05, 128)
+    chunker.observe(0, 128, 1, seconds)
+    still_at(chunker, 128, what=f"by a chunk that takes {seconds} seconds")
+    chunker.observe(0, 128, 1, 0.05)
+    chunker.observe(0, 128, 1, seconds)
+    chunker.observe(0, 128, 1, 0.05)
+    still_at(chunker, 128, what=f"by a chunk that takes {seconds} seconds")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_task_5_noise_does_not_make_it_swing(seed: int) -> None:
+    """Times that are off by up to 5 percent: once settled, the size hardly ever changes."""
+    random = np.random.default_rng(seed)
+    for fixed, per_token, target in ((0.0, 3e-4, 0.05), (0.01, 1e-4, 0.1), (0.002, 7e-4, 0.2)):
+
+        def seconds(_: int, size: int, c: float = fixed, b: float = per_token) -> float:
+            return (c + b * size) * random.uniform(0.95, 1.05)
+
+        sizes = adapt(chunked_prefill.AdaptiveChunker(target), 200, seconds)[40:]
+        changes = sum(a != b for a, b in pairwise(sizes))
+        check(
+            changes <= 8,
+            f"AdaptiveChunker changes the size {changes} times in 160 chunks whose times are off "
+            f"by 5 percent at most: {sizes[:12]} ...",
+        )
+        longest = max(fixed + per_token * size for size in sizes)
+        check(
+            longest <= 1.3 * target,
+            f"AdaptiveChunker lets a chunk take {longest:.3f} seconds, where {target} is the "
+            "target and noise is 5 percent.",
+        )
+
+
+def test_task_5_follows_a_growing_context_and_a_changing_machine() -> None:
+    """The longer the context, the slower a token: the size shrinks, and grows again."""
+
+    def seconds(offset: int, size: int) -> float:
+        return 0.002 + 1e-4 * size + 2e-8 * offset * size
+
+    chunker = chunked_prefill.AdaptiveChunker(0.05)
+    sizes = adapt(chunker, 60, seconds)
+    offsets = np.cumsum([0, *sizes]).tolist()
+    for offset, size in list(zip(offsets, sizes, strict=False))[10:]:
+        check(
+            0.5 * 0.05 < seconds(offset, size) < 1.4 * 0.05,
+            f"AdaptiveChunker does not keep up with a growing context: behind {offset} tokens a "
+            f"chunk of {size} takes {seconds(offset, size):.3f} seconds, where 0.05 is the target.",
+        )
+    check(sizes[-1] < sizes[10], f"The size does not shrink with the context: {sizes}.")
+    for slowdown, expected in ((1.0, (320, 640)), (4.0, (64, 160)), (0.5, (640, 1280))):
+        final = adapt(chunker, 25, lambda _, size, by=slowdown: by * 1e-4 * size)[-1]
+        check(
+            expected[0] <= final <= expected[1],
+            f"AdaptiveChunker: 25 chunks after a token takes {slowdown * 0.1:.2f} ms, the size is "
+            f"{final}, for a target of 50 ms.",
+        )
+
+
+def test_task_5_stays_within_its_bounds() -> None:
+    """However fast or slow chunks are; multiples of another tile."""
+    chunker = chunked_prefill.AdaptiveChunker(0.05, 48, min_chunk=24, max_chunk=240, tile=24)
+    BOUNDS[id(chunker)] = (24, 240)
+    try:
+        for per_token, expected in ((1e-9, 240), (10.0, 24), (1e-9, 240), (0.05 / 130, 120)):
+            sizes = adapt(chunker, 40, lambda _, size, b=per_token: b * size)
+            check(
+                all(size % 24 == 0 for size in sizes),
+                f"AdaptiveChunker: not all sizes are multiples of the tile 24: {sizes}.",
+            )
+            check(
+                sizes[-1] == expected,
+                f"AdaptiveChunker: a token takes {per_token:.3g} seconds and the target is 0.05, "
+                f"within 24 to 240 tokens.\n  expected   {expected}\n  got        {sizes[-1]}",
+            )
+    finally:
+        del BOUNDS[id(chunker)]
+
+
+@pytest.mark.parametrize(
+    "target, options",
+    [
+        (0.0, {}),
+        (-1.0, {}),
+        (math.nan, {}),
+        (0.05, {"initial": 16}),
+        (0.05, {"initial": 4096}),
+        (0.05, {"min_chunk": 0}),
+        (0.05, {"min_chunk": 256}),
+        (0.05, {"max_chunk": 64}),
+        (0.05, {"initial": 100}),
+        (0.05, {"max_chunk": 2000}),
+        (0.05, {"min_chunk": 33}),
+        (0.05, {"tile": 0}),
+    ],
+    ids=str,
+)
+def test_task_5_bounds_that_make_no_sense(target: float, options: dict[str, int]) -> None:
+    """Sizes out of order or between two tiles, and a target that is no time."""
+    assert_raises_clearly(
+        ValueError,
+        lambda: chunked_prefill.AdaptiveChunker(target, **options),
+        what=f"AdaptiveChunker({target}, {options})",
+    )
+
+
+def test_task_5_in_a_scheduler() -> None:
+    """It learns from the chunks of a run, and a decode then waits for about the target."""
+    now = [0.0]
+
+    def on_call(kind: str, tokens: list[list[int]], offsets: list[int]) -> None:
+        now[0] += 0.001 * len(tokens[0]) if kind == "prefill" else 0.0
+
+    chunker = chunked_prefill.AdaptiveChunker(0.012, 4, min_chunk=2, max_chunk=32, tile=2)
+    scripts = scripts_of((3, 30), (60, 1), (70, 1))
+    run = Run(
+        scripts,
+        chunk_sizer=chunker,
+        max_seq_len=99,
+        on_call=on_call,
+        clock=lambda: now[0],
+        prefill_step=32,
+    )
+    for prompt in scripts:
+        run.submit(prompt)
+    chunks = [size for output in run.finish() for _, size in output.chunks]
+    check(
+        chunks[0] == 3 and chunks[2:4] != [4, 4] and chunks[-2] == 12,
+        "With 1 ms per token and a target of 12 ms, the chunks do not become 12 tokens long: "
+        f"{chunks}.",
+    )
+
+
+# --- Task 6: the mask of a chunk --------------------------------------------------------------
+
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+@cases(
+    "start size total",
+    (0, 1, 1),
+    (0, 5, 5),
+    (3, 4, 7),
+    (6, 1, 7),
+    (0, 3, 7),
+    (2, 3, 7),
+    (0, 1, 7),
+    (4, 8, 13),
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_task_6_rows_of_the_causal_mask(start: int, size: int, total: int, dtype: str) -> None:
+    """Row `i` sees keys `0 .. chunk_start + i`, and nothing behind them."""
+    expected = np.full((size, total), -np.inf)
+    for row in range(size):
+        expected[row, : start + row + 1] = 0
+    assert_close(
+        attention.chunked_attention_mask(start, size, total, DTYPES[dtype]),
+        expected,
+        what=f"chunked_attention_mask({start}, {size}, {total}, {dtype})",
+        dtype=DTYPES[dtype],
+        axes="chunk_size total_length",
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 11, 12])
+def test_task_6_all_chunks_together_are_the_causal_mask(size: int) -> None:
+    """Of 11 tokens, however they are cut. The default dtype is float32."""
+    rows = []
+    for start in range(0, 11, size):
+        rows.append(attention.chunked_attention_mask(start, min(size, 11 - start), 11))
+    assert_close(
+        mx.concatenate(rows),
+        np.where(np.tri(11) == 1, 0, -np.inf),
+        what=f"chunked_attention_mask of all chunks of {size} of 11 tokens",
+        axes="row key",
+    )
+
+
+def test_task_6_attention_in_chunks() -> None:
+    """With the mask, a chunk gets what it would get as a part of the whole prompt."""
+    random = np.random.default_rng(10)
+    query, key, value = (
+        mx.array(random.normal(size=(1, heads, 9, 4)).astype(np.float32)) for heads in (4, 2, 2)
+    )
+    whole = mx.fast.scaled_dot_product_attention(query, key, value, scale=0.5, mask="causal")
+    for start, end in ((0, 4), (4, 8), (8, 9)):
+        mask = attention.chunked_attention_mask(start, end - start, 9)
+        assert_close(
+            attention.scaled_dot_product_attention_grouped(
+                query[:, :, start:end], key, value, 0.5, mask
+            ),
+            float64(whole)[:, :, start:end],
+            what=f"attention of tokens {start} to {end - 1} of 9 with chunked_attention_mask",
+            reduction=9,
+            magnitude=5.0,
+            axes="B H L D",
+        )
+
+
+def test_task_6_no_loop_over_elements() -> None:
+    """A mask of 256 x 2048 is made by a few operations on arrays."""
+    attention.chunked_attention_mask(0, 1, 2)
+    with operations() as count:
+        mask = attention.chunked_attention_mask(1000, 256, 2048)
+        mx.eval(mask)
+    check(
+        count[0] < 50_000,
+        f"chunked_attention_mask(1000, 256, 2048) takes {count[0]:,} operations of the Python "
+        "interpreter.\n"
+        "  expected   comparisons of whole arrays of positions, no loop over elements",
+    )
+
+
+@cases("start size total", (-1, 2, 5), (0, 0, 5), (0, -1, 5), (0, 6, 5), (3, 3, 5), (5, 1, 5))
+def test_task_6_a_chunk_that_is_not_within_the_sequence(start: int, size: int, total: int) -> None:
+    """An error, for want of rows."""
+    assert_raises_clearly(
+        ValueError,
+        lambda: mx.eval(attention.chunked_attention_mask(start, size, total)),
+        what=f"chunked_attention_mask({start}, {size}, {total})",
+    )
+
+
+# --- Task 7: metrics --------------------------------------------------------------------------
+
+COUNTS = ("chunks", "prefill_tokens", "decode_steps", "decode_tokens")
+
+
+def assert_summary(metrics: Any, expected: Mapping[str, Any]) -> None:
+    """Compare some of the values of `summary()`, which is to be plain and whole."""
+    summary = metrics.summary()
+    keys = {
+        *COUNTS,
+        "average_chunk_seconds",
+        "interleaving_ratio",
+        "blocking_seconds",
+        "ttft",
+        "itl",
+    }
+    check(
+        set(summary) == keys,
+        "summary() has the wrong keys.\n"
+        f"  expected   {sorted(keys)}\n"
+        f"  got        {sorted(summary)}",
+    )
+    for name in ("ttft", "itl"):
+        check(
+            set(summary[name]) == {"count", "p50", "p95", "p99", "max"},
+            f"summary()[{name!r}] has the wrong keys: {sorted(summary[name])}.",
+        )
+    for path, value in expected.items():
+        got = functools.reduce(lambda part, key: part[key], path.split("."), summary)
+        same = got is None if value is None else got is not None and np.isclose(got, value, 1e-9, 0)
+        check(same, f"summary(): {path} is wrong.\n  expected   {value}\n  got        {got}")
+
+
+def test_task_7_nothing_recorded() -> None:
+    """No division by zero: zeros, and None where there is no value. The text can be read."""
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    expected: dict[str, Any] = dict.fromkeys(COUNTS, 0)
+    expected |= {"average_chunk_seconds": 0, "interleaving_ratio": 0, "blocking_seconds": 0}
+    for name in ("ttft", "itl"):
+        expected |= {f"{name}.count": 0, f"{name}.max": None, f"{name}.p50": None}
+    assert_summary(metrics, expected)
+    check(isinstance(metrics.to_text(), str), "to_text() of a run without requests gives no text.")
+    check(
+        json.loads(metrics.to_json()) == metrics.summary(),
+        "to_json() of a run without requests is not summary().",
+    )
+
+
+def test_task_7_counts_and_blocking_time() -> None:
+    """Chunks, tokens, steps; a chunk blocks if somebody is decoding, once, not once for each."""
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    for tokens, seconds, active in ((100, 0.5, 0), (60, 0.25, 1), (7, 0.125, 8)):
+        metrics.record_chunk(tokens, seconds, active)
+    metrics.record_chunk(3, 4.0)
+    for requests in (1, 3, 3, 4, 1):
+        metrics.record_decode_step(requests)
+    assert_summary(
+        metrics,
+        {
+            "chunks": 4,
+            "prefill_tokens": 170,
+            "decode_steps": 5,
+            "decode_tokens": 12,
+            "blocking_seconds": 0.375,
+            "interleaving_ratio": 0.8,
+        },
+    )
+    check(
+        math.isclose(metrics.interleaving_ratio, 0.8),
+        f"interleaving_ratio is {metrics.interleaving_ratio}, not 4 chunks / 5 steps.",
+    )
+
+
+def test_task_7_the_interleaving_ratio_at_its_ends() -> None:
+    """Chunks only: infinite, but None in the summary, as JSON has no infinity. Steps only: 0."""
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    metrics.record_chunk(10, 0.5, 0)
+    check(
+        metrics.interleaving_ratio == math.inf,
+        f"interleaving_ratio is {metrics.interleaving_ratio} after chunks only, not infinite.",
+    )
+    assert_summary(metrics, {"interleaving_ratio": None})
+    metrics.to_text()
+    other = chunked_prefill.ChunkedPrefillMetrics()
+    other.record_decode_step(2)
+    assert_summary(other, {"interleaving_ratio": 0})
+
+
+def test_task_7_the_average_is_corrected_for_its_start() -> None:
+    """A weighted mean: the newest chunk counts most, and the weights add up to 1 from the first."""
+    random = np.random.default_rng(5)
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    smoothing = chunked_prefill.ChunkedPrefillMetrics.SMOOTHING
+    times: list[float] = []
+    for _ in range(30):
+        times.append(float(random.uniform(0.01, 0.2)))
+        metrics.record_chunk(16, times[-1], 1)
+        weights = (1 - smoothing) ** np.arange(len(times))[::-1]
+        expected = float(np.average(times, weights=weights))
+        check(
+            math.isclose(metrics.average_chunk_seconds, expected, rel_tol=1e-9),
+            f"average_chunk_seconds is wrong after {len(times)} chunks.\n"
+            f"  expected   {expected:.6f}\n"
+            f"  got        {metrics.average_chunk_seconds:.6f}",
+        )
+        assert_summary(metrics, {"average_chunk_seconds": expected})
+
+
+def recorded(seed: int, requests: int = 7) -> tuple[Any, list[float], list[float]]:
+    """Metrics of random requests whose tokens come in turns, and their TTFTs and ITLs."""
+    random = np.random.default_rng(seed)
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    times = {}
+    for index in range(requests):
+        arrival = float(random.uniform(0, 5))
+        metrics.record_arrival(index, arrival)
+        times[index] = [arrival, *(arrival + np.cumsum(random.exponential(1, 2 * index))).tolist()]
+    events = [(now, index) for index, tokens in times.items() for now in tokens[1:]]
+    for now, index in sorted(events):
+        metrics.record_token(index, now)
+    ttft = [tokens[1] - tokens[0] for tokens in times.values() if len(tokens) > 1]
+    itl = [gap for tokens in times.values() for gap in np.diff(tokens[1:]).tolist()]
+    return metrics, ttft, itl
+
+
+@pytest.mark.parametrize("seed, requests", [(1, 2), (2, 7), (3, 20)])
+def test_task_7_percentiles_of_ttft_and_itl(seed: int, requests: int) -> None:
+    """As NumPy's, over the gaps between tokens of one request each; all gaps pooled."""
+    metrics, ttft, itl = recorded(seed, requests)
+    expected: dict[str, float] = {}
+    for name, values in (("ttft", ttft), ("itl", itl)):
+        expected |= {f"{name}.count": len(values), f"{name}.max": max(values)}
+        for percentile in (50, 95, 99):
+            expected[f"{name}.p{percentile}"] = float(np.percentile(values, percentile))
+    assert_summary(metrics, expected)
+
+
+def test_task_7_one_token_of_one_request() -> None:
+    """A TTFT, and no gap: there is nothing to take a percentile of."""
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    metrics.record_arrival(3, 10.0)
+    metrics.record_token(3, 10.5)
+    expected: dict[str, Any] = dict.fromkeys(("ttft.p50", "ttft.p95", "ttft.p99", "ttft.max"), 0.5)
+    expected |= dict.fromkeys(("itl.p50", "itl.p95", "itl.p99", "itl.max"), None)
+    assert_summary(metrics, expected | {"ttft.count": 1, "itl.count": 0})
+    metrics.to_text()
+
+
+def test_task_7_a_token_without_an_arrival() -> None:
+    """There is no TTFT then: an error."""
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    metrics.record_arrival(0, 1.0)
+    metrics.record_token(0, 2.0)
+    assert_raises_clearly(
+        ValueError,
+        lambda: metrics.record_token(1, 2.0),
+        what="record_token(1, 2.0) of a request without record_arrival",
+    )
+    assert_summary(metrics, {"ttft.count": 1, "itl.count": 0})
+
+
+def test_task_7_json() -> None:
+    """One line, which holds all of `summary()`, in plain numbers."""
+    metrics, _, _ = recorded(4)
+    metrics.record_chunk(5, 0.5, 1)
+    text = metrics.to_json()
+    check("\n" not in text, "to_json() gives more than one line.")
+    check(json.loads(text) == metrics.summary(), "to_json() is not summary().")
+    other, _, _ = recorded(4)
+    other.record_chunk(10, 0.5, 0)
+    check(
+        "Infinity" not in other.to_json() and "NaN" not in other.to_json(),
+        f"to_json() has a value that JSON does not know: {other.to_json()}",
+    )
+
+
+def test_task_7_text() -> None:
+    """Four lines for people: prefill, decode, TTFT and ITL, in milliseconds."""
+    metrics, ttft, itl = recorded(5)
+    for seconds in (0.25, 0.25):
+        metrics.record_chunk(48, seconds, 1)
+    for _ in range(4):
+        metrics.record_decode_step(3)
+    lines = metrics.to_text().splitlines()
+    expected = {
+        "prefill": [2, 96, 250],
+        "decode": [4, 12, 0.5, 500],
+        "ttft": [1000 * max(ttft), 1000 * float(np.median(ttft)), len(ttft)],
+        "itl": [1000 * max(itl), 1000 * float(np.percentile(itl, 99)), len(itl)],
+    }
+    check(len(lines) == 4, f"to_text() has {len(lines)} lines, not 4:\n{metrics.to_text()}")
+    for line, (name, values) in zip(lines, expected.items(), strict=True):
+        check(name in line.lower(), f"to_text(): the line of {name} is {line!r}.")
+        numbers = [float(n) for n in re.findall(r"\d+(?:\.\d+)?", line.replace(",", ""))]
+        for value in values:
+            check(
+                any(math.isclose(number, value, rel_tol=1e-3, abs_tol=0.06) for number in numbers),
+                f"to_text(): {value:.1f} is missing in the line {line!r}.",
+            )
+
+
+# --- Task 8: measure it -----------------------------------------------------------------------
+
+
+def event_of(index: int, time: float) -> Any:
+    return batch.TokenEvent(index, 7, "", time)
+
+
+def test_task_8_record_a_step() -> None:
+    """A chunk with its time, the decode step with its requests, the tokens with their times."""
+    metrics = chunked_prefill.ChunkedPrefillMetrics()
+    for index in range(3):
+        metrics.record_arrival(index, 10.0 + index)
+    first = batch.StepOutput(
+        chunks=[(0, 5)], tokens=[event_of(0, 14.0)], prefill_seconds=2.0, decode_seconds=9.0
+    )
+    second = batch.StepOutput(
+        chunks=[(1, 8)],
+        decoded=[0],
+        tokens=[event_of(0, 17.0)],
+        prefill_seconds=0.5,
+        decode_seconds=0.25,
+    )
+    third = batch.StepOutput(
+        chunks=[(1, 2)],
+        decoded=[0, 1],
+        tokens=[event_of(1, 20.0), event_of(0, 21.0), event_of(1, 21.0)],
+        prefill_seconds=0.25,
+    )
+    for output, active in ((first, 0), (second, 1), (third, 1), (batch.StepOutput(), 2)):
+        chunked_prefill.record_step(metrics, output, active)
+    assert_summary(
+        metrics,
+        {
+            "chunks": 3,
+            "prefill_tokens": 15,
+            "decode_steps": 2,
+            "decode_tokens": 3,
+            "blocking_seconds": 0.75,
+            "ttft.count": 2,
+            "ttft.max": 9.0,
+            "ttft.p50": 6.5,
+            "itl.count": 3,
+            "itl.max": 4.0,
+            "itl.p50": 3.0,
+        },
+    )
+
+
+def test_task_8_a_run_on_a_clock_of_its_own() -> None:
+    """A token of a chunk takes 1 second, a decode step 10: everything can be worked out."""
+    now = [100.0]
+
+    def on_call(kind: str, tokens: list[list[int]], offsets: list[int]) -> None:
+        now[0] += len(tokens[0]) if kind == "prefill" else 10.0
+
+    scripts = scripts_of((3, 3), (10, 1))
+    model = BatchModel(tokenizer(), scripts, on_call=on_call)
+    scheduler = batch.BatchScheduler(model, tokenizer(), 64, 2, 4, clock=lambda: now[0])
+    prompts = list(scripts)
+    metrics = chunked_prefill.run_and_measure(scheduler, iter(prompts))
+    model.raise_failure()
+    # Steps: 3 + 10 (nobody waits for the first chunk), 4 + 10, 4 + 10, 2 + 10.
+    # Request 0: tokens at 3, 13, 27, its end at 41. Request 1: a token at 43, its end at 53.
+    assert_summary(
+        metrics,
+        {
+            "chunks": 4,
+            "prefill_tokens": 13,
+            "decode_steps": 4,
+            "decode_tokens": 4,
+            "blocking_seconds": 8.0,
+            "interleaving_ratio": 1.0,
+            "ttft.count": 2,
+            "ttft.max": 43.0,
+            "ttft.p50": 23.0,
+            "itl.count": 2,
+            "itl.max": 14.0,
+            "itl.p50": 12.0,
+        },
+    )
+    check(not scheduler.has_work_remaining(), "run_and_measure returns before all is done.")
+    model.check_released(when="after run_and_measure")
+
+
+def test_task_8_chunks_block_less_than_whole_prompts() -> None:
+    """What chunked prefill is for: the largest gap shrinks with the chunk, TTFT hardly grows."""
+    gaps = {}
+    for step in (4, 8, 40):
+        now = [0.0]
+
+        def on_call(
+            kind: str, tokens: list[list[int]], offsets: list[int], now: list[float] = now
+        ) -> None:
+            now[0] += len(tokens[0]) if kind == "prefill" else 1.0
+
+        scripts = scripts_of((3, 20), (40, 2))
+        model = BatchModel(tokenizer(), scripts, on_call=on_call)
+        scheduler = batch.BatchScheduler(
+            model, tokenizer(), 64, 2, step, clock=lambda now=now: now[0]
+        )
+        summary = chunked_prefill.run_and_measure(scheduler, list(scripts)).summary()
+        model.raise_failure()
+        gaps[step] = summary["itl"]["max"]
+    check(
+        gaps == {4: 5.0, 8: 9.0, 40: 41.0},
+        "A prompt of 40 tokens is prefilled beside a decode, at 1 second per token: the largest "
+        "gap between two tokens is one chunk and one step.\n"
+        "  expected   {4: 5.0, 8: 9.0, 40: 41.0} by chunk size\n"
+        f"  got        {gaps}",
+    )
+
+
+def test_task_8_requests_without_tokens() -> None:
+    """A prompt that cannot be served, and one whose first token is its end; or no prompt at all."""
+    prompt = letters(9, 70)
+    model = BatchModel(tokenizer(), {prompt: END_OF_TEXT})
+    scheduler = batch.BatchScheduler(model, tokenizer(), 32, 2, 4)
+    metrics = chunked_prefill.run_and_measure(scheduler, ["", prompt])
+    model.raise_failure()
+    assert_summary(metrics, {"chunks": 3, "prefill_tokens": 9, "decode_steps": 0, "ttft.count": 0})
+    empty = chunked_prefill.run_and_measure(scheduler, [])
+    assert_summary(empty, {"chunks": 0, "ttft.count": 0, "itl.count": 0})
+
+
+# --- Task 9: priorities and admission ---------------------------------------------------------
+
+
+def priority_run(scripts: Mapping[str, str], **options: Any) -> Run:
+    """A `Run` of a `PriorityScheduler`."""
+    return Run(scripts, make=chunked_prefill.PriorityScheduler, in_order=False, **options)
+
+
+def assert_order(run: Run, expected: Sequence[int], *, what: str) -> None:
+    check(
+        run.chunk_order == list(expected),
+        f"The chunks run in the wrong order: {what}.\n"
+        f"  expected   chunks of requests {list(expected)}\n"
+        f"  got        {run.chunk_order}",
+    )
+
+
+def test_task_9_interactive_before_batch() -> None:
+    """The most urgent class first; within a class, first come, first served."""
+    scripts = scripts_of((5, 2), (6, 2), (7, 2), (8, 2), (5, 2))
+    run = priority_run(scripts, batch_size=5)
+    classes = ["batch", "interactive", "batch", "interactive", "interactive"]
+    for prompt, priority in zip(scripts, classes, strict=True):
+        run.submit(prompt, priority=priority)
+    run.finish()
+    assert_order(
+        run,
+        [1, 1, 3, 3, 4, 4, 0, 0, 2, 2],
+        what=f"five requests of two chunks, of the classes {', '.join(classes)}",
+    )
+
+
+def test_task_9_the_default_is_interactive() -> None:
+    """Without a class, a request is as urgent as any; another class is an error."""
+    scripts = scripts_of((5, 2), (5, 2), (5, 2))
+    run = priority_run(scripts, batch_size=3)
+    prompts = list(scripts)
+    run.submit(prompts[0], priority="batch")
+    run.submit(prompts[1])
+    run.submit(prompts[2], priority="interactive")
+    run.finish()
+    assert_order(run, [1, 1, 2, 2, 0, 0], what="batch, no class given, interactive")
+
+
+def test_task_9_a_long_prefill_steps_aside_and_goes_on() -> None:
+    """An urgent request comes in between two chunks; the long one loses nothing of its progress."""
+    scripts = scripts_of((19, 3), (6, 3), (3, 3))
+    run = priority_run(scripts, batch_size=3)
+    prompts = list(scripts)
+    run.submit(prompts[0], priority="batch")
+    run.step()
+    run.step()
+    run.submit(prompts[1])
+    for _ in range(3):
+        run.step()
+    run.submit(prompts[2])
+    run.finish()
+    assert_order(
+        run,
+        [0, 0, 1, 1, 0, 2, 0, 0],
+        what="urgent requests arrive after the second and the fifth chunk",
+    )
+
+
+@pytest.mark.parametrize("ageing_steps", [1, 3, 7])
+def test_task_9_nobody_starves(ageing_steps: int) -> None:
+    """Passed over so often, a batch request goes before an endless stream of urgent ones."""
+    long = letters(9, 80)
+    scripts = {long: "m" + END_OF_TURN, "w": "k", letters(2, 81): "k"}
+    run = priority_run(scripts, ageing_steps=ageing_steps, max_seq_len=12)
+    run.submit(long, priority="batch")
+    most = 3 * (ageing_steps + 1) + 1
+    for _ in range(most):
+        run.submit("w", 1)
+        run.submit("w", 1)
+        run.step()
+    first = run.chunk_order.index(0) if 0 in run.chunk_order else None
+    check(
+        first == ageing_steps,
+        f"A batch request and an endless stream of interactive ones, ageing_steps={ageing_steps}.\n"
+        f"  expected   {ageing_steps} interactive chunks, and then one of the batch request\n"
+        f"  got        its first chunk as number {first} (from 0): {run.chunk_order}",
+    )
+    check(
+        run.chunk_order.count(0) == 3,
+        f"After {most} steps, a batch request of 3 chunks has had {run.chunk_order.count(0)} of "
+        f"them, with ageing_steps={ageing_steps}: {run.chunk_order}.",
+    )
+    run.finish()
+
+
+def test_task_9_the_second_batch_request_ages_as_well() -> None:
+    """The stream goes on: batch requests go one after the other."""
+    scripts = {letters(3, 82): "m", letters(2, 83): "k", "w": "k"}
+    run = priority_run(scripts, ageing_steps=3, prefill_step=2)
+    prompts = list(scripts)
+    for prompt in prompts[:2]:
+        run.submit(prompt, 1, priority="batch")
+    for _ in range(14):
+        run.submit("w", 1)
+        run.step()
+    check(
+        {0, 1} <= {index for index, request in run.requests.items() if request.ended},
+        f"After 14 steps with ageing_steps=3, two batch requests of 3 chunks together have not had "
+        f"all of them: {run.chunk_order}.",
+    )
+    run.finish()
+
+
+def test_task_9_reserved_slots() -> None:
+    """Batch requests leave slots for interactive ones, which then need not wait."""
+    scripts = scripts_of((5, 30), (5, 4), (5, 4), (6, 3))
+    run = priority_run(scripts, batch_size=2, reserved_slots=1)
+    prompts = list(scripts)
+    for prompt in prompts[:3]:
+        run.submit(prompt, priority="batch")
+    for _ in range(6):
+        run.step()
+    check(
+        set(run.chunk_order) == {0},
+        "One of two slots is reserved, and request 0 of class batch has the other, but another "
+        f"batch request is prefilled: {run.chunk_order}.",
+    )
+    run.submit(prompts[3])
+    first, second = run.step(), run.step()
+    check(
+        [first.chunks, second.chunks] == [[(3, 4)], [(3, 2)]] and 3 in second.decoded,
+        "An interactive request does not get the slot that is reserved for it at once.\n"
+        f"  got        chunks {[first.chunks, second.chunks]}, decoded {second.decoded}",
+    )
+    run.finish()
+
+
+def test_task_9_a_prefill_of_class_batch_waits_between_two_chunks_for_a_slot() -> None:
+    """It does not continue while only reserved slots are free, and goes on where it was later."""
+    scripts = scripts_of((13, 2), (2, 8), (2, 5))
+    run = priority_run(scripts, batch_size=3, reserved_slots=1)
+    prompts = list(scripts)
+    run.submit(prompts[0], priority="batch")
+    run.step()
+    for prompt in prompts[1:]:
+        run.submit(prompt)
+    for _ in range(4):
+        run.step()
+    check(
+        run.chunk_order == [0, 1, 2],
+        "Two interactive requests are decoded in 3 slots of which 1 is reserved: no slot is left "
+        f"for a batch request, but chunks run of requests {run.chunk_order}.",
+    )
+    run.finish()
+    assert_order(run, [0, 1, 2, 0, 0, 0], what="a batch prefill waits until a slot is free")
+
+
+def bytes_run(scripts: Mapping[str, str], budget: int, **options: Any) -> Run:
+    """A `Run` with 10 bytes per token and so many in all."""
+    return priority_run(scripts, cache_bytes_per_token=10, cache_budget=budget, **options)
+
+
+def test_task_9_the_bytes_of_a_request() -> None:
+    """Prompt and answer at their largest."""
+    prompt = letters(11, 84)
+    scheduler = bytes_run({prompt: "k"}, 640).scheduler
+    for most, expected in ((5, 160), (None, 640), (1000, 640)):
+        request = batch.Request(
+            scheduler.model, tokenizer(), prompt, 4, max_seq_len=64, max_tokens=most
+        )
+        got = scheduler.bytes_needed(request)
+        check(
+            got == expected,
+            f"bytes_needed() of 11 tokens of prompt, max_tokens {most}, max_seq_len 64, and 10 "
+            f"bytes per token.\n  expected   {expected}\n  got        {got}",
+        )
+
+
+def test_task_9_waits_for_bytes_before_its_first_chunk() -> None:
+    """Who does not fit has no caches and runs no chunk; it starts when bytes come back."""
+    scripts = scripts_of((9, 6), (9, 6), (9, 6))
+    run = bytes_run(scripts, 30 * 10, batch_size=3)
+    for prompt in scripts:
+        run.submit(prompt, 6)
+    while not run.requests[0].ended:
+        run.step()
+        check(
+            2 not in run.chunk_order and len(run.model.caches) <= 2,
+            "Two of three requests of 150 bytes fit into a budget of 300, but the third starts "
+            f"before one of them has ended: {run.chunk_order}, {len(run.model.caches)} requests "
+            "have caches.",
+        )
+    run.finish()
+    assert_order(run, [0, 0, 0, 1, 1, 1, 2, 2, 2], what="the third waits for bytes")
+
+
+def test_task_9_nobody_new_overtakes_who_waits_for_bytes() -> None:
+    """A small request behind a large one would fit, but the large one would never start."""
+    scripts = scripts_of((9, 6), (20, 6), (2, 2))
+    run = bytes_run(scripts, 300, batch_size=3)
+    for prompt, most in zip(scripts, (6, 6, 2), strict=True):
+        run.submit(prompt, most)
+    run.finish()
+    assert_order(
+        run,
+        [0, 0, 0, 1, 1, 1, 1, 1, 2],
+        what="request 1 waits for bytes, and request 2, which would fit, has come after it",
+    )
+
+
+def test_task_9_who_has_started_goes_on() -> None:
+    """An urgent request that waits for bytes does not stop a batch request that holds them."""
+    scripts = scripts_of((15, 3), (9, 6))
+    run = bytes_run(scripts, 200)
+    prompts = list(scripts)
+    run.submit(prompts[0], 3, priority="batch")
+    run.step()
+    run.submit(prompts[1], 6)
+    run.finish()
+    assert_order(run, [0, 0, 0, 0, 1, 1, 1], what="request 1 needs the bytes of request 0")
+
+
+def test_task_9_too_large_for_the_whole_budget() -> None:
+    """It is refused at once, and its class does not wait for it; what just fits is served."""
+    scripts = scripts_of((9, 6), (11, 6), (10, 6))
+    run = bytes_run(scripts, 160)
+    prompts = list(scripts)
+    run.submit(prompts[0], 6)
+    run.submit(prompts[1], 6, doomed=True)
+    run.submit(prompts[2], 6)
+    run.step()
+    request = run.requests[1]
+    check(
+        request.ended == "error" and "170" in request.message and "160" in request.message,
+        "A request of 170 bytes is not refused when all requests together have 160.\n"
+        f"  got        the reason {request.ended!r}, message {request.message!r}",
+    )
+    run.finish()
+    assert_order(run, [0, 0, 0, 2, 2, 2], what="request 1 is refused")
+
+
+@pytest.mark.parametrize(
+    "end", ["stop", "length", "first token", "abort", "abort in prefill", "error", "decode error"]
+)
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_task_9_bytes_come_back_whatever_ends_a_request(end: str, priority: str) -> None:
+    """Each request takes the whole budget: the next can start only if all bytes come back."""
+    prompt, script = letters(9, 85), {"first token": "", "length": "abcdfg"}.get(end, "abc")
+    if end == "error":
+        prompt = prompt[:6] + "!" + prompt[7:]
+    if end == "decode error":
+        script = "a!c"
+    scripts = {prompt: script + ("" if end == "length" else END_OF_TURN)}
+    scripts |= scripts_of((10, 2))
+    run = bytes_run(scripts, 150, on_call=Poison())
+    for turn in range(3):
+        first = run.submit(prompt, 6, doomed="error" in end, priority=priority)
+        for _ in range({"abort in prefill": 2, "abort": 4}.get(end, 0)):
+            run.step()
+        if "abort" in end:
+            run.abort(first)
+        second = run.submit(list(scripts)[1], 5)
+        for _ in range(20):
+            run.step()
+        check(
+            run.requests[second].ended == "stop",
+            f"A request of the whole budget has ended ({end}, for the {turn + 1}. time), but the "
+            "next one, which needs its bytes, does not start or end within 20 steps.",
+        )
+    run.finish()
+
+
+def test_task_9_abort_while_waiting_for_bytes() -> None:
+    """Who gives up makes way for those behind it, and takes no bytes with it."""
+    scripts = scripts_of((9, 12), (20, 6), (2, 2))
+    run = bytes_run(scripts, 300, batch_size=3)
+    for prompt, most in zip(scripts, (12, 6, 2), strict=True):
+        run.submit(prompt, most)
+    for _ in range(4):
+        run.step()
+    run.abort(1)
+    run.finish()
+    assert_order(run, [0, 0, 0, 2], what="request 1 waits for bytes and is aborted")
+
+
+def test_task_9_without_a_budget_there_is_no_limit() -> None:
+    """`cache_budget=0`: everybody starts."""
+    scripts = scripts_of((9, 6), (9, 6), (9, 6))
+    for bytes_per_token in (0, 1000):
+        run = priority_run(scripts, batch_size=3, cache_bytes_per_token=bytes_per_token)
+        for prompt in scripts:
+            run.submit(prompt, 6)
+        run.finish()
+        assert_order(run, [0, 0, 0, 1, 1, 1, 2, 2, 2], what="no budget")
+
+
+def test_task_9_aborts_in_both_queues() -> None:
+    """In front, in the middle, at the end; the others come in their order."""
+    scripts = scripts_of(*((5, 1) for _ in range(8)))
+    run = priority_run(scripts, batch_size=2)
+    for index, prompt in enumerate(scripts):
+        run.submit(prompt, priority=PRIORITIES[index % 2])
+    run.step()
+    for index in (0, 3, 4, 7):
+        run.abort(index)
+    run.finish()
+    assert_order(run, [0, 2, 2, 6, 6, 1, 1, 5, 5], what="requests 0, 3, 4 and 7 are aborted")
+
+
+def test_task_9_a_step_does_not_look_at_the_whole_queue() -> None:
+    """100,000 queued requests of both classes cost a step no more than 100."""
+    assert_cost_of_a_step(
+        chunked_prefill.PriorityScheduler, cache_bytes_per_token=1, cache_budget=1000
+    )
+
+
+@st.composite
+def priority_traffic(draw: st.DrawFn) -> dict[str, Any]:
+    """Random traffic of both classes, with a budget and reserved slots."""
+    drawn = draw(traffic())
+    for request in drawn["requests"]:
+        request["priority"] = draw(st.sampled_from(PRIORITIES))
+    drawn["batch_size"] = max(2, drawn["batch_size"])
+    drawn["options"] = {
+        "reserved_slots": draw(st.integers(0, drawn["batch_size"] - 1)),
+        "ageing_steps": draw(st.integers(1, 5)),
+        "cache_bytes_per_token": 1,
+        "cache_budget": draw(st.sampled_from([0, 24, 30, 60])),
+    }
+    return drawn
+
+
+@examples(max_examples=25)
+@given(priority_traffic())
+def test_task_9_random_traffic(traffic: dict[str, Any]) -> None:
+    """Nobody waits for ever, the budget is never exceeded, and tokens are as if alone."""
+    budget = traffic["options"]["cache_budget"]
+
+    def check_budget(run: Run) -> None:
+        held = sum(
+            len(request.ids) + run.limits[index]
+            for index, request in run.requests.items()
+            if request.prefilled and not request.ended
+        )
+        check(
+            not budget or held <= budget,
+            f"Requests that have started can take {held} bytes, but the budget is {budget}.",
+        )
+
+    play(
+        traffic,
+        make=chunked_prefill.PriorityScheduler,
+        in_order=False,
+        after_step=check_budget,
+        **traffic["options"],
+    )
