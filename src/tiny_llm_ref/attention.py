@@ -171,8 +171,9 @@ def scaled_dot_product_attention_grouped(
             raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
         mask = causal_mask(L, S, query.dtype)
     group = H_q // H_kv
-    if mask is not None:
-        mask = mx.broadcast_to(mask, (*leading, H_q, L, S)).reshape(*leading, H_kv, group, L, S)
+    if mask is not None and mask.ndim > 2:  # an axis of heads, which the scores have as two
+        heads = (1, 1) if mask.shape[-3] == 1 else (H_kv, group)
+        mask = mask.reshape(*mask.shape[:-3], *heads, *mask.shape[-2:])
     # The new axis of size 1 lets a group of query heads broadcast against one key/value head.
     output = scaled_dot_product_attention_simple(
         query.reshape(*leading, H_kv, group, L, D),
