@@ -1160,6 +1160,113 @@ def prefill_schedules() -> Figure:
     return figure
 
 
+def deadline_chunks() -> Figure:
+    """Week 2, day 8: the largest chunk within a gap, further and further into a prompt."""
+    fixed, per_token, per_pair, per_cached, per_decode = 4.0, 0.09, 30e-6, 0.6e-3, 0.8
+    gap, step = 50.0, fixed + per_cached * 2000 + per_decode * 4
+    rows = []
+    for offset in (0, 2000, 8000, 16000):
+        room = gap - step - fixed - per_cached * offset
+        slope = per_token + 2 * per_pair * offset
+        size = int((math.sqrt(slope**2 + 4 * per_pair * room) - slope) / (2 * per_pair))
+        pairs = per_pair * (2 * offset * size + size**2)
+        rows.append((offset, size, (fixed + per_cached * offset, per_token * size, pairs)))
+    sizes = ", ".join(f"{size} tokens behind {offset:,}" for offset, size, _ in rows)
+    figure = Figure(
+        226,
+        "The largest chunk within a gap of 50 ms",
+        f"Chunks that keep the gap below 50 ms: {sizes}. The part of attention grows, and the part "
+        "of the linear layers shrinks.",
+    )
+    left, scale = 78.0, 5.0
+    colors = (MUTED, ACCENT_2, ACCENT)
+    for index, (offset, size, parts) in enumerate(rows):
+        y = 26 + 38 * index
+        figure.text(left - 8, y + 6, f"{offset:,} done", size=11, anchor="end")
+        figure.text(left - 8, y + 20, f"chunk {size}", size=12, anchor="end", bold=True)
+        x = left
+        for part, color in zip(parts, colors, strict=True):
+            figure.box(x, y, scale * part, 26, fill=color, opacity=0.45, radius=0)
+            x += scale * part
+        figure.box(x, y, scale * step, 26, fill="none", radius=0)
+    end = left + scale * gap
+    figure.line((end, 16), (end, 176), color=INK, dashed=True)
+    figure.text(end, 8, "50 ms", size=11)
+    names = ("pass, cache", "linear layers", "attention", "decode step")
+    for index, (name, color) in enumerate(zip(names, (*colors, "none"), strict=True)):
+        x, y = 20 + 170 * (index % 2), 188 + 20 * (index // 2)
+        figure.box(x, y, 14, 12, fill=color, opacity=0.45, radius=0)
+        figure.text(x + 20, y + 6, name, size=12, anchor="start")
+    return figure
+
+
+def prefill_states() -> Figure:
+    """Week 2, day 8: what can happen to a request in the manager."""
+    figure = Figure(
+        206,
+        "The states of a request",
+        "A request is pending until its first chunk starts, then running, and done when its last "
+        "chunk is completed. When a chunk fails it is failed, and pending again when it is "
+        "resumed, at the same offset. From pending, running and failed it can be cancelled.",
+    )
+    width, height = 82, 30
+    spots = {
+        "pending": (8, 40),
+        "running": (139, 40),
+        "done": (270, 40),
+        "failed": (139, 128),
+        "cancelled": (270, 128),
+    }
+    for name, (x, y) in spots.items():
+        ended = name in ("done", "cancelled")
+        figure.box(x, y, width, height, name, fill=FILL if ended else ACCENT_2, opacity=0.3)
+    figure.arrow((90, 55), (139, 55))
+    figure.text(114, 44, "start", size=11)
+    figure.arrow((221, 55), (270, 55))
+    figure.text(245, 32, "complete", size=10)
+    figure.text(245, 45, "the last", size=10)
+    figure.arrow((162, 40), (162, 22), (198, 22), (198, 40))
+    figure.text(180, 12, "complete: offset moves on", size=11)
+    figure.arrow((180, 70), (180, 128))
+    figure.text(186, 100, "fail", size=11, anchor="start")
+    figure.arrow((139, 143), (49, 143), (49, 70))
+    figure.text(94, 133, "resume:", size=11)
+    figure.text(94, 154, "same offset", size=11)
+    figure.arrow((221, 143), (270, 143))
+    figure.text(245, 133, "cancel", size=10)
+    figure.text(
+        352, 184, "pending and running requests can be cancelled, too", size=11, anchor="end"
+    )
+    return figure
+
+
+def overlapped_chunks() -> Figure:
+    """Week 2, day 8: the next chunk is prepared while one is computed."""
+    figure = Figure(
+        196,
+        "Chunks one after the other, and overlapped",
+        "On two time lines, host and device. Above, the host prepares a chunk, the device computes "
+        "it, and only then the host prepares the next. Below, the host prepares the next chunk "
+        "while the device computes one, so that the device hardly waits.",
+    )
+    prepare, compute = 26.0, 66.0
+    for row, (title, overlapped) in enumerate((("waiting", False), ("overlapped", True))):
+        y = 22 + 88 * row
+        figure.text(6, y - 10, title, size=12, anchor="start", bold=True)
+        figure.text(48, y + 11, "host", size=11, anchor="end")
+        figure.text(48, y + 37, "device", size=11, anchor="end")
+        host = device = 56.0
+        for chunk in range(3):
+            figure.box(host, y, prepare, 22, str(chunk), size=11, fill=ACCENT_2, opacity=0.35)
+            begin = max(host + prepare, device)
+            figure.box(begin, y + 26, compute, 22, str(chunk), size=11, fill=ACCENT, opacity=0.35)
+            device = begin + compute
+            host = begin if overlapped else device
+        figure.line((device, y - 4), (device, y + 52), color=MUTED, dashed=True)
+    figure.text(352, 184, "time", size=11, anchor="end")
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -1187,6 +1294,9 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "lazy-chunks": lazy_chunks,
     "scheduler-step": scheduler_step,
     "prefill-schedules": prefill_schedules,
+    "deadline-chunks": deadline_chunks,
+    "prefill-states": prefill_states,
+    "overlapped-chunks": overlapped_chunks,
 }
 
 if __name__ == "__main__":

@@ -586,8 +586,8 @@ class ChunksByPriority(ChunkPolicy):
 
     Large chunks for whoever must have a first token soon, small ones for whoever can wait.
 
-    Source: Goel et al., "Niyama", https://arxiv.org/abs/2503.22562, section 3: classes of service
-    that share a machine instead of having one each. That sizes are per class is our simplification.
+    Source: Goel et al., "Niyama", https://arxiv.org/abs/2503.22562: classes of service that share a
+    machine instead of having one each. That sizes are per class is our simplification.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -873,7 +873,7 @@ class ChunksByDeadline(ChunkPolicy):
     Who is decoding waits for the chunk and for the decode step after it. The further a prompt has
     come, the smaller its chunks: attention takes more of the time.
 
-    Source: Goel et al., "Niyama", https://arxiv.org/abs/2503.22562, section 3 (dynamic chunking).
+    Source: Goel et al., "Niyama", https://arxiv.org/abs/2503.22562, dynamic chunking.
     """
 
     def __init__(
