@@ -36,11 +36,7 @@
                 this.constructor.heading,
             );
             const live = make(
-                "div",
-                {
-                    class: "component-live", role: "group", "aria-labelledby": title.id,
-                    onkeydown: keepKey,
-                },
+                "div", { class: "component-live", role: "group", "aria-labelledby": title.id },
                 title,
             );
             this.build(live);
@@ -53,13 +49,6 @@
             control.id = `${this.idPrefix}${text.toLowerCase().replaceAll(/\W+/g, "-")}`;
             const label = make("label", { for: control.id }, text);
             return make("div", { class: "component-field" }, label, control);
-        }
-    }
-
-    // mdBook turns the page at an arrow key, and searches at some letters.
-    function keepKey(event) {
-        if (event.key.startsWith("Arrow") || event.target.matches("input, select")) {
-            event.stopPropagation();
         }
     }
 

@@ -19,7 +19,7 @@
                 });
                 fields.append(this.field(label, this.inputs[key]));
             }
-            this.table = make("div", { class: "mask-scroll" });
+            this.table = make("div", { class: "component-scroll" });
             this.status = make("p", { class: "component-status", role: "status" });
             const help = make(
                 "p", { class: "component-help" },

@@ -175,11 +175,12 @@
             return make("details", {},
                 make("summary", {}, "Change the requests"),
                 make("div", { class: "component-scroll" }, make("table", { class: "requests" },
-                    make("caption", {}, "Requests; an answer's end token is one of its tokens"),
+                    make("caption", {}, "The end token is one of an answer's tokens"),
                     make("thead", {}, make("tr", {},
-                        ...["Request", ...Object.values(FIELDS), "Remove"].map(
+                        ...["Request", ...Object.values(FIELDS)].map(
                             (text) => make("th", { scope: "col" }, text),
-                        ))),
+                        ),
+                        make("td", {}))),
                     this.requestRows,
                 )),
                 this.add,
@@ -204,10 +205,15 @@
         }
 
         hatch() {
-            return make("defs", {}, make("pattern", {
-                id: `${this.idPrefix}hatch`, width: 5, height: 5, patternUnits: "userSpaceOnUse",
-                patternTransform: "rotate(45)",
-            }, make("path", { class: "hatch", d: "M0 0v5" })));
+            return make("defs", {}, make(
+                "pattern",
+                {
+                    id: `${this.idPrefix}hatch`, width: 5, height: 5,
+                    patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)",
+                },
+                make("path", { class: "ground", d: "M0 0h5v5h-5z" }),
+                make("path", { class: "hatch", d: "M0 0v5" }),
+            ));
         }
 
         draw(width) {
@@ -289,10 +295,10 @@
         return make("details", {}, make("summary", {}, "Where the times come from"), make(
             "p", {}, "From a model with round numbers, not from a measurement. A forward pass takes ",
             formula, " for a chunk of x tokens behind L cached ones and D decoding requests; the " +
-            "terms in x and L are summed over the chunks of a pass. Here " +
-            `c = ${COST.c} ms per pass, b = ${COST.b} ms per token, ` +
-            `a = ${COST.a.toFixed(6)} ms and g = ${COST.g} ms per cached token, ` +
-            `d = ${COST.d} ms per decoding request.`,
+            "terms in x and L are summed over the chunks of a pass, and padding costs as much " +
+            `as tokens do. Here c = ${COST.c} ms per pass, b = ${COST.b} ms per token, ` +
+            `a = ${COST.a.toFixed(6)} ms for attention among tokens, g = ${COST.g} ms per ` +
+            `cached token that a chunk reads, d = ${COST.d} ms per decoding request.`,
         ));
     }
 

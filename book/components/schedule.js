@@ -203,6 +203,7 @@
         engine.decode();
     }
 
+    // As mlx-lm's BatchGenerator, without the one token that it runs ahead.
     function alternate(engine) {
         engine.decode();
         engine.slots = engine.decoding; // as many as there are

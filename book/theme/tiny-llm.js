@@ -53,7 +53,9 @@
             }
         }
     });
-    for (const box of document.querySelectorAll("pre > code, .table-wrapper, .formula")) {
+    for (const box of document.querySelectorAll(
+        "pre > code, .table-wrapper, .formula, .component-scroll",
+    )) {
         observer.observe(box);
         box.addEventListener("keydown", (event) => {
             if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
