@@ -1112,7 +1112,7 @@ def scheduler_step() -> Figure:
 def prefill_schedules() -> Figure:
     """Week 2, day 7: how four systems let a long prompt and two streams share time."""
     figure = Figure(
-        332,
+        344,
         "Four ways to share",
         "Timelines of forward passes. Day 7: a chunk, a decode step, in turns. Token budget, as in "
         "Sarathi-Serve and vLLM: every pass holds all decodes and, in what is left of the budget, "
@@ -1154,9 +1154,9 @@ def prefill_schedules() -> Figure:
     figure.arrow((292, y - 20), (304, y - 2))
     figure.text(310, y - 14, "KV cache", size=11, anchor="start")
     for x, color, text in ((6, ACCENT, "prefill"), (84, ACCENT_2, "decode")):
-        figure.box(x, 308, 12, 12, fill=color, opacity=0.4, stroke=color, radius=0)
-        figure.text(x + 18, 314, text, size=12, anchor="start")
-    figure.text(352, 314, "time, left to right", size=12, anchor="end", color=MUTED)
+        figure.box(x, 322, 12, 12, fill=color, opacity=0.4, stroke=color, radius=0)
+        figure.text(x + 18, 328, text, size=12, anchor="start")
+    figure.text(352, 328, "time, left to right", size=12, anchor="end", color=MUTED)
     return figure
 
 
