@@ -315,9 +315,10 @@ def measure(model_name: str, gap: float, repetitions: int, say: Callable[[str], 
         "lengths": lengths,
         "pays_from": pays_from(lengths),
         "threshold": costs.largest_chunk(0, 0, gap - costs.predict(0, 0, STREAMS), max(LENGTHS)),
-        "memory_saved": {
-            length: costs.memory_saved(length, DEFAULT_CHUNK, memory) for length in LENGTHS
-        },
+        "memory_saved": [
+            {"tokens": length, "bytes": costs.memory_saved(length, DEFAULT_CHUNK, memory)}
+            for length in LENGTHS
+        ],
         "streams": STREAMS,
         "prompt": PROMPT,
         "blocking": blocking,
@@ -335,7 +336,8 @@ def pays_from(lengths: list[dict[str, Any]]) -> int | None:
     paying = None
     for row in reversed(lengths):
         whole, chunked = row["whole"]["median"], row["chunked"]["median"]
-        if whole - row["longest_chunk"]["median"] <= max(0.0, chunked - whole):
+        saved = whole - row["longest_chunk"]["median"]
+        if row["tokens"] <= DEFAULT_CHUNK or saved <= max(0.0, chunked - whole):
             break
         paying = row["tokens"]
     return paying
@@ -388,18 +390,12 @@ def length_cells(result: dict[str, Any]) -> Cells:
         whole, chunked, decode, longest = (
             row[name]["median"] for name in ("whole", "chunked", "decode", "longest_chunk")
         )
-        cells.append(
-            [
-                f"{row['tokens']:,}",
-                ms(whole),
-                ms(decode),
-                f"{whole / decode:.0f}x",
-                ms(chunked),
-                f"{chunked / whole - 1:+.1%}",
-                ms(longest),
-                ms(max(0.0, whole - longest)) if row["tokens"] > result["chunk"] else "-",
-            ]
-        )
+        cells.append([f"{row['tokens']:,}", ms(whole), ms(decode), f"{whole / decode:.0f}x"])
+        if row["tokens"] > result["chunk"]:
+            saved = ms(max(0.0, whole - longest))
+            cells[-1] += [ms(chunked), f"{chunked / whole - 1:+.1%}", ms(longest), saved]
+        else:
+            cells[-1] += ["-"] * 4  # it is not cut
     return cells
 
 
@@ -470,16 +466,28 @@ def pays_sentence(result: dict[str, Any]) -> str:
             "save a stream more than they cost the prompt."
         )
     else:
+        shorter = [length for length in lengths if result["chunk"] < length < first]
         pays = (
             f"From {first:,} tokens on, chunks of {result['chunk']} save a stream more time than "
-            "they cost the prompt; at the next shorter length measured they do not."
-            if first != lengths[0]
-            else f"At every length measured, chunks of {result['chunk']} save a stream more time "
-            "than they cost the prompt."
+            "they cost the prompt; "
+        )
+        pays += (
+            f"at {shorter[-1]:,} they do not."
+            if shorter
+            else "no shorter prompt was measured that is cut at all."
         )
     return (
         f"{pays} By the cost model, a prompt of up to {result['threshold']:,} tokens may run whole "
         f"if {result['streams']} streams may wait for {1000 * result['gap']:.0f} ms."
+    )
+
+
+def memory_sentence(result: dict[str, Any]) -> str:
+    """What chunks save of the memory, predicted."""
+    row = result["memory_saved"][-1]
+    return (
+        f"By `PrefillMemory`, a prompt of {row['tokens']:,} tokens needs {row['bytes'] / 1e6:,.0f} "
+        f"MB less at its most in chunks of {result['chunk']} than whole."
     )
 
 
@@ -510,6 +518,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Cells]]] = {
 }
 SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "pays": pays_sentence,
+    "memory": memory_sentence,
     "error": error_sentence,
     "source": source,
 }

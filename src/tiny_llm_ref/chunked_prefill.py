@@ -6,14 +6,13 @@ From `ChunkPolicy` on it is day 8's: policies, a cost model, and a manager for m
 import heapq
 import json
 import math
-import operator
 import threading
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
@@ -798,9 +797,14 @@ class ChunkCostModel:
 
     def predict(self, offset: int, chunk_size: int, active_decodes: int) -> float:
         """The seconds of a forward pass; arguments as in `StepSample`."""
-        coefficients = astuple(self)
-        terms = cost_terms(offset, chunk_size, active_decodes)
-        return float(sum(map(operator.mul, coefficients, terms)))
+        _, tokens, pairs, cached, decodes = cost_terms(offset, chunk_size, active_decodes)
+        return (
+            self.fixed
+            + self.per_token * tokens
+            + self.per_pair * pairs
+            + self.per_cached * cached
+            + self.per_decode * decodes
+        )
 
     def error(self, samples: Iterable[StepSample]) -> tuple[float, float]:
         """How far predictions are off, as parts of the measured times: the median and the maximum.
