@@ -5,7 +5,9 @@
     const { COST, LIMITS, POLICIES, PRESETS, milliseconds, name } = schedule;
     const CHUNKS = [32, 64, 128, 256, 512, 1024, 2048];
     const MOST_REQUESTS = 8;
-    const FIELDS = { arrival: "Arrival (ms)", prompt: "Prompt (tokens)", answer: "Answer (tokens)" };
+    const FIELDS = {
+        arrival: "Arrival (ms)", prompt: "Prompt (tokens)", answer: "Answer (tokens)",
+    };
 
     // The drawing, in pixels.
     const ROW = 30;
@@ -92,7 +94,9 @@
                     "data-field": field, oninput: () => this.update(),
                 })));
             }
-            const remove = make("button", { type: "button", onclick: () => this.remove(row) }, "×");
+            const remove = make(
+                "button", { type: "button", onclick: () => this.remove(row) }, "×",
+            );
             row.append(make("td", {}, remove));
             this.requestRows.append(row);
         }
@@ -275,7 +279,8 @@
                 const y = middle(worst.id);
                 const [from, to] = [x(worst.gapStart), x(worst.gapStart + worst.gap)];
                 svg.append(make("path", {
-                    class: "worst", d: `M${from} ${y - 12}v24M${from} ${y}H${to}M${to} ${y - 12}v24`,
+                    class: "worst",
+                    d: `M${from} ${y - 12}v24M${from} ${y}H${to}M${to} ${y - 12}v24`,
                 }));
             }
             this.timeline.replaceChildren(svg);
@@ -293,7 +298,8 @@
     function costNote() {
         const formula = make("code", {}, "t = c + b x + a (2 L x + x²) + g L + d D");
         return make("details", {}, make("summary", {}, "Where the times come from"), make(
-            "p", {}, "From a model with round numbers, not from a measurement. A forward pass takes ",
+            "p", {},
+            "From a model with round numbers, not from a measurement. A forward pass takes ",
             formula, " for a chunk of x tokens behind L cached ones and D decoding requests; the " +
             "terms in x and L are summed over the chunks of a pass, and padding costs as much " +
             `as tokens do. Here c = ${COST.c} ms per pass, b = ${COST.b} ms per token, ` +
