@@ -473,6 +473,8 @@ class PriorityScheduler(BatchScheduler):
         for queue in (interactive, batch):
             while queue and queue[0].is_done:  # aborted
                 queue.popleft()
+                if queue is batch:
+                    self._passed_over = 0
         free = self.slots.count(None)
         candidates = [queue[0] for queue in (interactive, batch) if queue]
         if self._passed_over >= self.ageing_steps:  # counts as interactive, for slots as well
