@@ -1376,9 +1376,14 @@ def watch(
         prefills = [call for call in made if call.kind == "prefill"]
         decodes = [call for call in made if call.kind == "decode"]
         check(
-            len(decodes) <= 1 and len(prefills) + len(decodes) == len(made),
-            f"The model is called {len(made) - len(prefills)} times to decode, {step}.\n"
+            len(prefills) + len(decodes) == len(made),
+            f"A request is decoded alone, {step}.\n"
             "  expected   one forward pass for all slots, with one batching cache per layer",
+        )
+        check(
+            len(decodes) <= 1,
+            f"The model is called {len(decodes)} times to decode, {step}.\n"
+            "  expected   one forward pass for all slots: one new token for each",
         )
         check(
             output.chunks
@@ -1441,6 +1446,16 @@ def check_decode(call: Any, model: BatchModel, B: int, *, step: str) -> None:
         )
 
 
+def assert_indices(actual: Sequence[int], expected: Sequence[int], *, what: str) -> None:
+    """Compare prompt indices and their order."""
+    check(
+        list(actual) == list(expected),
+        f"The prompt indices of {what} are wrong.\n"
+        f"  expected   {list(expected)}\n"
+        f"  got        {list(actual)}",
+    )
+
+
 def check_answers(
     jobs: Sequence[Job],
     tokenizer: Any,
@@ -1450,23 +1465,23 @@ def check_answers(
     max_seq_len: int = 200,
 ) -> None:
     """Check results and events against what the model says to each job."""
-    assert_tokens_equal(
+    assert_indices(
         sorted(index for index, _ in results),
-        list(range(len(jobs))),
-        what="the prompt indices of all results, sorted",
+        range(len(jobs)),
+        what="all results, sorted (each request once)",
     )
     finished = [event for output in outputs for event in output.finished]
     tokens = [event for output in outputs for event in output.tokens]
-    assert_tokens_equal(
+    assert_indices(
         [index for index, _ in results],
         [event.prompt_idx for event in finished],
-        what="the prompt indices of collect_results(), in the order in which the requests ended",
+        what="collect_results() (in the order in which the requests ended)",
     )
     started = [index for output in outputs for index, _ in output.chunks]
-    assert_tokens_equal(
+    assert_indices(
         started,
-        list(range(len(jobs))),
-        what="the requests in the order of their prefills (first come, first served, each once)",
+        range(len(jobs)),
+        what="output.chunks of all steps (first come, first served, each once)",
     )
     texts = dict(results)
     for index, job in enumerate(jobs):
@@ -1627,10 +1642,10 @@ def test_task_4_results_come_in_the_order_of_their_ends() -> None:
     scheduler, model, tokenizer = scheduler_for(jobs, 4)
     outputs = run_to_end(scheduler, model)
     results = scheduler.collect_results()
-    assert_tokens_equal(
+    assert_indices(
         [index for index, _ in results],
         [3, 1, 2, 0],
-        what="the prompt indices of collect_results(), the shortest answer first",
+        what="collect_results() (in the order in which the requests ended)",
     )
     check_answers(jobs, tokenizer, outputs, results)
     again = scheduler.collect_results()
@@ -1900,10 +1915,10 @@ def assert_results(results: Any, expected: Sequence[str], *, what: str) -> None:
         and all(isinstance(result, tuple) and len(result) == 2 for result in results),
         f"{what} must return a list of pairs (prompt_idx, text).",
     )
-    assert_tokens_equal(
+    assert_indices(
         [index for index, _ in results],
-        list(range(len(expected))),
-        what=f"the prompt indices of {what}, in the order of the prompts",
+        range(len(expected)),
+        what=f"{what} (in the order of the prompts)",
     )
     for (index, text), wanted in zip(results, expected, strict=True):
         assert_text_equal(text, wanted, what=f"the text for prompt {index} of {what}")
