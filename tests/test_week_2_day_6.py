@@ -1605,7 +1605,7 @@ def test_task_4_a_request_may_end_with_its_first_token(end: str) -> None:
         Job("f goes on", "ijk"),
         Job("g stop", "", end),
     ]
-    for batch_size in (1, 2, 5):
+    for batch_size in (1, 3):
         model, tokenizer, _ = served(jobs, batch_size)
         for call in model.calls_of("decode"):
             for index in owners(model, tokenizer, jobs, call):
@@ -1626,7 +1626,7 @@ def test_task_4_requests_are_cut_off_at_their_limits() -> None:
         Job("e" * 20, "0123456789" * 3, max_tokens=19),
         Job("f", "0123", max_tokens=4),
     ]
-    for batch_size in (1, 3, 6):
+    for batch_size in (1, 4):
         served(jobs, batch_size, max_seq_len=40)
 
 
@@ -1868,7 +1868,7 @@ def test_task_4_the_sampler_decides_for_every_row() -> None:
         )
 
 
-@cases("seed", *range(6))
+@cases("seed", *range(5))
 def test_task_4_random_traffic(seed: int) -> None:
     """Random prompts, answers, limits and numbers of slots: everybody gets what is theirs."""
     random = np.random.default_rng(700 + seed)
@@ -1932,8 +1932,7 @@ MANY = [
 ]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 9, 20])
-@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("batch_size, kind", [(1, list), (2, list), (5, tuple), (20, list)])
 def test_task_5_a_text_for_every_prompt(batch_size: int, kind: Callable[..., Any]) -> None:
     """In the order of the prompts, with their indices, however many slots there are."""
     model, tokenizer = model_for(MANY)
@@ -2108,7 +2107,7 @@ def simple_answer(model: Any, tokenizer: Any, prompt: str, max_seq_len: int) -> 
     return detokenizer.text, min(leads[: end + 1])
 
 
-@cases("batch_size sizes", (1, {}), (2, {"layers": 2}), (4, {"theta": 30.0}), (9, {"kv_heads": 3}))
+@cases("batch_size sizes", (2, {"layers": 2}), (4, {"theta": 30.0}), (9, {"kv_heads": 3}))
 def test_task_5_random_models_say_what_they_say_to_each_prompt_alone(
     batch_size: int, sizes: dict[str, Any]
 ) -> None:
