@@ -1226,6 +1226,22 @@ def test_task_6_from_pending_to_done() -> None:
     check(keeper.error("a") == "", "A request that is done has no error.")
 
 
+def test_task_6_the_tokens_are_those_of_the_beginning() -> None:
+    """What the caller does with its list later changes no chunk, in any attempt."""
+    keeper = manager()
+    tokens = list(range(10))
+    keeper.create_chunks("a", tokens)
+    tokens[:] = [7] * 20
+    chunk = assert_next(keeper, "a", 0, 4, what="after the caller changed its list")
+    got = list(chunk.tokens)
+    check(got == [0, 1, 2, 3], f"After the caller changed its list, the first chunk is {got}.")
+    tokens.clear()
+    keeper.fail_chunk(chunk, "no")
+    keeper.resume("a", 10)
+    got = list(keeper.schedule_chunk().tokens)
+    check(got == list(range(10)), f"After the caller changed its list, a new attempt is {got}.")
+
+
 def test_task_6_a_prompt_in_one_chunk() -> None:
     """It is done after it."""
     keeper = manager()
@@ -1962,6 +1978,44 @@ def test_task_6_threads_that_fail_resume_and_cancel() -> None:
         got["tokens"] == offsets,
         f"The requests' offsets add up to {offsets}, but {got['tokens']} tokens were counted.",
     )
+
+
+@cases("name", "start_chunk", "complete_chunk")
+def test_task_6_one_chunk_for_many_threads(name: str) -> None:
+    """One of them may start it, and one may complete it; all others get an error.
+
+    The clock is slow, so that everybody else has time to come in between.
+    """
+
+    def clock() -> float:
+        time.sleep(0.002)
+        return time.monotonic()
+
+    for _ in range(5):
+        keeper = manager(clock=clock)
+        keeper.create_chunks("a", range(8))
+        chunk = keeper.schedule_chunk()
+        if name == "complete_chunk":
+            start(keeper, chunk)
+        call, done = getattr(keeper, name), list[int]()
+
+        def work(
+            index: int,
+            stop: threading.Event,
+            call: Callable[[Any], Any] = call,
+            chunk: Any = chunk,
+            done: list[int] = done,
+        ) -> None:
+            try:
+                call(chunk)
+            except RuntimeError:
+                return
+            done.append(index)
+
+        in_threads(work, 4)
+        check(len(done) == 1, f"{len(done)} of 4 threads succeed in {name} of the same chunk.")
+        offset = 4 if name == "complete_chunk" else 0
+        assert_state(keeper, "a", "running", offset, what=f"After {name} by 4 threads")
 
 
 def test_task_6_one_name_for_many_threads() -> None:
