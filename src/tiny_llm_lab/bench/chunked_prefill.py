@@ -65,15 +65,15 @@ class Size:
 CHUNKS = (32, 64, 128, 256, 512, 1024, 2048)
 QUICK = Size(
     name="quick",
-    sweep=(2, 256),
+    sweep=(2, 192),
     chunks=(32, 128),
-    attacks=((1, 192),),
-    mixed=200,
-    behind=256,
-    arrivals=(6, 96),
+    attacks=(),
+    mixed=100,
+    behind=160,
+    arrivals=(4, 64),
     loads=(1, 4),
-    lone=256,
-    memory=(256, 512),
+    lone=160,
+    memory=(128, 256),
     active=(16, 1000),
 )
 DEFAULT = Size(
@@ -82,10 +82,10 @@ DEFAULT = Size(
     chunks=CHUNKS,
     attacks=((1, 1024), (8, 1024), (4, 4096)),
     mixed=2000,
-    behind=2048,
+    behind=1024,
     arrivals=(16, 512),
     loads=(1, 8, 64),
-    lone=2048,
+    lone=1024,
     memory=(1024, 4096),
     active=(64, 100_000),
 )
