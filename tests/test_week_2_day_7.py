@@ -558,6 +558,11 @@ class Run:
 
     def step(self) -> Any:
         """One step of the scheduler, checked."""
+        check(
+            self.steps < 400,
+            "After 400 steps, these requests have not ended: "
+            f"{[i for i, r in self.requests.items() if not r.reported]}.",
+        )
         waiting = [i for i, r in self.requests.items() if not r.ended and not r.is_prefilled]
         nobody_waits_for_a_slot = not self.prefilled
         calls = len(self.model.calls)
@@ -598,15 +603,10 @@ class Run:
             self.after_step(self)
         return output
 
-    def finish(self, most_steps: int = 400) -> list[Any]:
+    def finish(self) -> list[Any]:
         """Step until nothing is left; then everything has to be released."""
         outputs = []
         while any(not request.reported for request in self.requests.values()):
-            check(
-                len(outputs) < most_steps,
-                f"After {most_steps} steps, requests "
-                f"{[i for i, r in self.requests.items() if not r.reported]} have not ended.",
-            )
             outputs.append(self.step())
         self.model.check_released(when="at the end")
         return outputs
