@@ -196,7 +196,7 @@ class BatchModel:
             check(
                 inputs.ndim == 2 and inputs.shape[1] == 1,
                 "A decode step calls the model with tokens of the wrong shape.\n"
-                "  expected   batch_size x 1: one new token for every slot\n"
+                "  expected   B x 1: one new token for every slot, up to the last one taken\n"
                 f"  got        {shape}",
             )
             check(

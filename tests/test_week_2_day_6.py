@@ -845,6 +845,31 @@ def test_task_2_more_than_max_seq_len_is_an_error(L: int) -> None:
     step_slots(cache, slots, 1, "causal", seed=537, when="after the full slot was emptied")
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4])
+def test_task_2_rows_of_empty_slots_at_the_end_may_be_missing(rows: int) -> None:
+    """As many rows come back as went in; the slots behind them are still empty afterwards."""
+    cache, slots = filled([3, 5, None, None], seed=550)
+    for step in range(3):
+        keys, values = keys_and_values(1, B=rows, seed=552 + 2 * step)
+        fetched = cache.update_and_fetch(keys, values, 1, "causal")
+        slots.append(keys, values)
+        for which, name in enumerate(("keys", "values")):
+            assert_equal(
+                fetched[which],
+                slots.aligned(which, 1)[:rows],
+                dtype=mx.float32,
+                what=f"the {name} for {rows} rows of 4 slots, of which the first two are taken",
+            )
+        assert_close(
+            fetched[3],
+            slots.mask(1, "causal", mx.float32)[:rows],
+            what=f"the mask for {rows} rows of 4 slots",
+            dtype=mx.float32,
+        )
+    add(cache, slots, 3, 4, seed=560)
+    step_slots(cache, slots, 1, "causal", seed=561, when="after the last slot was taken")
+
+
 @pytest.mark.parametrize(
     "rows, mask, why",
     [
@@ -1434,9 +1459,9 @@ def watch(
 def check_decode(call: Any, model: BatchModel, B: int, *, step: str) -> None:
     """Check the shape of a decode call, and what it gives to empty slots."""
     check(
-        len(call.tokens) == B,
+        len(call.tokens) <= B,
         f"A decode step has {len(call.tokens)} rows, {step}.\n"
-        f"  expected   {B}, one for each slot, taken or not",
+        f"  expected   at most {B}, one for each slot up to the last one that is taken",
     )
     for slot, row in enumerate(call.rows):
         check(
@@ -1804,7 +1829,7 @@ def test_task_4_place_copies_a_request_into_its_slot(slot: int) -> None:
     model.raise_failure()
     call = model.calls[-1]
     check_decode(call, model, 3, step="after place")
-    expected_rows = [[*ids, first] if index == slot else [] for index in range(3)]
+    expected_rows = [[*ids, first] if index == slot else [] for index in range(len(call.rows))]
     check(
         call.kind == "decode" and call.rows == expected_rows,
         f"After place(request, {slot}), a decode step does not see the prompt and the first token "
@@ -1847,14 +1872,16 @@ def test_task_4_the_sampler_decides_for_every_row() -> None:
             f"  expected   {letter + 'y??'!r}, as it replaces every x by a y\n"
             f"  got        {text!r}",
         )
-    decodes = [logprobs for logprobs in given if logprobs.shape[0] == 3]
+    rows = [len(call.rows) for call in model.calls]
     check(
-        len(decodes) >= 3 and all(logprobs.ndim == 2 for logprobs in given),
-        "The sampler does not get the log-probabilities of all slots in one call.\n"
-        f"  expected   3 x {model.vocab_size} in every decode step\n"
+        [logprobs.shape for logprobs in given] == [(B, model.vocab_size) for B in rows],
+        "The sampler does not get the log-probabilities of all rows in one call.\n"
+        f"  expected   as many rows as the model had: {rows}\n"
         f"  got        {[logprobs.shape for logprobs in given]}",
     )
-    for number, (logprobs, call) in enumerate(zip(decodes, model.calls_of("decode"), strict=False)):
+    calls = zip(given, model.calls, strict=True)
+    decodes = [(logprobs, call) for logprobs, call in calls if call.kind == "decode"]
+    for number, (logprobs, call) in enumerate(decodes):
         expected = np.stack([model.logits(row) for row in call.rows])
         expected = expected - np.log(np.sum(np.exp(expected), axis=-1, keepdims=True))
         taken = [slot for slot, row in enumerate(call.rows) if row]
@@ -1946,14 +1973,14 @@ def test_task_5_a_text_for_every_prompt(batch_size: int, kind: Callable[..., Any
     )
     model.check_released(when=f"at the end of {what}")
     check(
-        all(len(call.rows) == batch_size for call in model.calls_of("decode")),
-        f"{what} does not decode with {batch_size} slots.",
+        all(len(call.rows) <= batch_size for call in model.calls_of("decode")),
+        f"{what} decodes with more than {batch_size} slots.",
     )
 
 
 def test_task_5_the_defaults() -> None:
     """Five slots, and 512 tokens for prompt and answer."""
-    jobs = [Job(f"{index}", "abc") for index in range(6)]
+    jobs = [Job(f"{index}", "abcdefgh") for index in range(6)]
     jobs.append(Job("z" * 495, "abcdefghijklmnopqrstuvwxyz"))
     model, tokenizer = model_for(jobs)
     results = batch.batch_generate(model, tokenizer, [job.prompt for job in jobs])
@@ -1964,7 +1991,7 @@ def test_task_5_the_defaults() -> None:
         what="batch_generate(model, tokenizer, prompts)",
     )
     check(
-        {len(call.rows) for call in model.calls_of("decode")} == {5},
+        max(len(call.rows) for call in model.calls_of("decode")) == 5,
         "batch_generate(model, tokenizer, prompts) does not decode with 5 slots.",
     )
 

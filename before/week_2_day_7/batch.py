@@ -52,17 +52,19 @@ class BatchScheduler:
     def handle_decode_phase(self) -> None:
         """Decode one token for every slot that is taken, in one forward pass.
 
-        An empty slot gets token 0 at offset 0; its row of the result is not looked at. Requests
-        that end leave their slot.
+        The rows are the slots up to the last one that is taken. An empty one among them gets token
+        0 at offset 0, and its row of the result is not looked at. Requests that end leave their
+        slot.
         """
         if not any(self.slots):
             return
         start = self.clock()
-        tokens = [request.next_token or 0 if request else 0 for request in self.slots]
-        offsets = [request.offset if request else 0 for request in self.slots]
+        rows = 1 + max(slot for slot, request in enumerate(self.slots) if request)
+        tokens = [request.next_token or 0 if request else 0 for request in self.slots[:rows]]
+        offsets = [request.offset if request else 0 for request in self.slots[:rows]]
         logits = self.model(mx.array(tokens)[:, None], offsets, self.kv_cache)
         chosen = sample(logits[:, -1, :], self.sampler)
-        for request, token in zip(list(self.slots), chosen, strict=True):
+        for request, token in zip(self.slots[:rows], chosen, strict=True):
             if request is not None:
                 self._take_decoded(request, token)
         self._output.decode_seconds += self.clock() - start

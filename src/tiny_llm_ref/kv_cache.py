@@ -229,7 +229,8 @@ class BatchingKvCache(TinyKvCache):
         """As in `TinyKvCache`, with `L` new tokens per slot; those of empty slots are dropped.
 
         Args:
-            key: `B x H_kv x L x D`.
+            key: `B x H_kv x L x D`. `B` is the number of slots, or less if the slots behind the
+                first `B` are all empty: then there is nothing to compute for them.
             value: `B x H_kv x L x D`.
             mask_length: the number of queries that the mask is for; `L` if None.
             mask: `"causal"`, or None if every query may look at all tokens of its slot.
@@ -241,12 +242,16 @@ class BatchingKvCache(TinyKvCache):
             the lowest finite number everywhere, since a softmax of nothing but `-inf` is NaN.
 
         Raises:
-            ValueError: `key` has not one row for each slot, a slot would exceed `max_seq_len`, or
-                `mask` is anything else. The cache is as it was.
+            ValueError: `key` has more rows than there are slots, or none for a slot that is
+                taken; a slot would exceed `max_seq_len`; or `mask` is anything else. The cache is
+                as it was.
         """
         rows, _, L, _ = key.shape
-        if rows != len(self.lengths):
-            raise ValueError(f"there are {len(self.lengths)} slots, but keys of {rows} rows")
+        if rows > len(self.lengths) or any(held is not None for held in self.lengths[rows:]):
+            raise ValueError(
+                f"keys of {rows} rows do not go with {len(self.lengths)} slots that hold "
+                f"{self.lengths} tokens"
+            )
         if mask is not None and (not isinstance(mask, str) or mask != "causal"):
             raise ValueError(f'mask must be "causal" or None, not {mask!r}')
         longest = self._longest()
@@ -256,18 +261,21 @@ class BatchingKvCache(TinyKvCache):
                 f"into max_seq_len {self.max_seq_len}"
             )
         if not self._buffers:
-            self._buffers = [mx.zeros_like(new) for new in (key, value)]
+            slots = len(self.lengths)
+            self._buffers = [mx.zeros((slots, *a.shape[1:]), a.dtype) for a in (key, value)]
         if self._end + L > self._buffers[0].shape[2]:
             self._move(end=longest, room=longest + L)
-        active = mx.array([length is not None for length in self.lengths]).reshape(-1, 1, 1, 1)
         start, self._end = self._end, self._end + L
+        taken = mx.array([held is not None for held in self.lengths[:rows]]).reshape(-1, 1, 1, 1)
         for buffer, new in zip(self._buffers, (key, value), strict=True):
-            buffer[:, :, start : self._end] = mx.where(active, new, 0)
+            kept = mx.where(taken, new, 0) if None in self.lengths[:rows] else new
+            buffer[:rows, :, start : self._end] = kept
         self.lengths = [None if held is None else held + L for held in self.lengths]
         S = self._longest() or L
-        keys, values = (buffer[:, :, self._end - S : self._end] for buffer in self._buffers)
+        keys, values = (buffer[:rows, :, self._end - S : self._end] for buffer in self._buffers)
         queries = L if mask_length is None else mask_length
-        return keys, values, S, slots_mask(tuple(self.lengths), queries, S, mask, key.dtype)
+        lengths = tuple(self.lengths[:rows])
+        return keys, values, S, slots_mask(lengths, queries, S, mask, key.dtype)
 
     def rewind(self, n: int) -> None:
         """Forget the last `n` tokens of every slot that is taken.
