@@ -134,3 +134,27 @@ def scaled_dot_product_attention_grouped(
     https://arxiv.org/abs/2305.13245, section 2.2.
     """
     raise NotImplementedError("Week 1 Day 3, Tasks 2 and 3")
+
+
+def chunked_attention_mask(
+    chunk_start: int, chunk_size: int, total_length: int, dtype: mx.Dtype = mx.float32
+) -> mx.array:
+    """The rows of the causal mask that belong to one chunk of a sequence.
+
+    Row `i` is the token at position `chunk_start + i`, and may look at keys `0 .. chunk_start + i`.
+
+    Args:
+        chunk_start: the position of the chunk's first token, from 0.
+        chunk_size: the number of tokens in the chunk, at least 1.
+        total_length: the number of keys, at least `chunk_start + chunk_size`. Keys behind the
+            chunk are hidden from all of its tokens.
+        dtype: dtype of the mask.
+
+    Returns:
+        `chunk_size x total_length`: 0 where attention is allowed, `-inf` where it is not; rows
+        `chunk_start .. chunk_start + chunk_size - 1` of `causal_mask(total_length, total_length)`.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    raise NotImplementedError("Week 2 Day 7, Task 6: The mask of a chunk")
