@@ -113,7 +113,14 @@ class BatchingKvCache(TinyKvCache):
 
     What is not a token is zero, and the mask hides it. Appending costs `O(1)` copies per token, as
     in `TinyKvFullCache`.
+
+    Attributes:
+        max_seq_len: the largest number of tokens in one slot.
+        lengths: the number of tokens in each slot; None for an empty one.
     """
+
+    max_seq_len: int
+    lengths: list[int | None]
 
     def __init__(self, max_active_requests: int, max_seq_len: int) -> None:
         """Start with all slots empty. The shapes come with the first request.

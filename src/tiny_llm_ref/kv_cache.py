@@ -133,7 +133,14 @@ class BatchingKvCache(TinyKvCache):
 
     What is not a token is zero, and the mask hides it. Appending costs `O(1)` copies per token, as
     in `TinyKvFullCache`.
+
+    Attributes:
+        max_seq_len: the largest number of tokens in one slot.
+        lengths: the number of tokens in each slot; None for an empty one.
     """
+
+    max_seq_len: int
+    lengths: list[int | None]
 
     def __init__(self, max_active_requests: int, max_seq_len: int) -> None:
         """Start with all slots empty. The shapes come with the first request.
@@ -151,7 +158,7 @@ class BatchingKvCache(TinyKvCache):
                 f"but are {max_active_requests} and {max_seq_len}"
             )
         self.max_seq_len = max_seq_len
-        self.lengths: list[int | None] = [None] * max_active_requests  # None: an empty slot
+        self.lengths = [None] * max_active_requests
         self._buffers: list[mx.array] = []  # keys, values: B x H_kv x capacity x D
         self._end = 0  # the column behind the newest token of every slot
 
