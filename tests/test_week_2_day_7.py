@@ -1239,7 +1239,8 @@ class HalfwayModel(BatchModel):
     done_layers = 0
 
     def __call__(self, inputs: mx.array, offset: Any = 0, cache: Any = None) -> mx.array:
-        if inputs.shape[0] > 1 and ids_of(tokenizer(), "!")[0] in np.array(inputs)[:, 0].tolist():
+        decodes = isinstance(cache[0], kv_cache.BatchingKvCache)
+        if decodes and ids_of(tokenizer(), "!")[0] in np.array(inputs)[:, 0].tolist():
             key = mx.full((inputs.shape[0], 1, 1, 1), 5.0)
             for layer_cache in cache[: self.done_layers]:
                 layer_cache.update_and_fetch(key, -key, 1, "causal")
