@@ -388,8 +388,8 @@ class PriorityScheduler(BatchScheduler):
     - The most urgent class goes first; within a class, first come, first served. A request may
       wait between two of its chunks while a more urgent one is prefilled, and goes on where it
       was: its caches and its offset stay.
-    - A request of class `"batch"` becomes `"interactive"` after it has been passed over
-      `ageing_steps` times, so that nobody starves.
+    - A request of class `"batch"` that has been passed over `ageing_steps` times counts as
+      interactive, and goes first, for one chunk; so nobody starves.
     - `reserved_slots` slots are for interactive requests: others neither start nor continue a
       prefill unless one of the other slots is free.
     - A request's bytes (prompt and answer, at its largest) are set aside before its first chunk
