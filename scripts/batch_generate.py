@@ -4,7 +4,6 @@ The texts go to stdout, by prompt index; the figures, and the log of `--plain`, 
 """
 
 import importlib
-import os
 import random
 import sys
 import time
@@ -21,14 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tiny_llm_lab.cli import fail, run
-from tiny_llm_lab.course.solution import (
-    ENVIRONMENT_VARIABLE,
-    REFERENCE,
-    STUDENT,
-    SolutionMissing,
-    package_folder,
-)
+from tiny_llm_lab.cli import fail, fail_of_student, run, use_solution
+from tiny_llm_lab.course.solution import REFERENCE, STUDENT
 
 SECONDS_PER_FRAME = 0.05
 SHORT_DEMO = [
@@ -238,14 +231,9 @@ def main(
     for index, message in enumerate(messages):
         if not message.strip():
             fail(f"Prompt {index} is empty: say something.")
-    os.environ[ENVIRONMENT_VARIABLE] = PACKAGES[solution]
-    try:
-        package_folder()
-    except SolutionMissing as error:
-        fail(str(error), exit_code=1)
+    use_solution(PACKAGES[solution])
 
     # Not above: these take a second or two, which --help and a wrong option need not cost.
-    from tiny_llm_lab.course import failure
     from tiny_llm_lab.generation import chat_prompt
     from tiny_llm_lab.models import ModelError, load_model
 
@@ -298,10 +286,7 @@ def main(
     except Exception as error:
         if solution is not Solution.student:
             raise
-        if failure.is_stub(error, package_folder()):
-            fail(f"Your solution is not there yet: {error}", exit_code=1)
-        lines = failure.describe(error, None, package_folder())
-        fail("\n".join(["Your solution fails.", *lines]), exit_code=1)
+        fail_of_student(error)
 
     for index, request in enumerate(requests):
         if not request.error:

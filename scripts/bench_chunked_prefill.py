@@ -6,7 +6,6 @@ the numbers as JSON, the tables as Markdown, and the figures.
 
 import dataclasses
 import json
-import os
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,14 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tiny_llm_lab.cli import fail, run
-from tiny_llm_lab.course.solution import (
-    ENVIRONMENT_VARIABLE,
-    REFERENCE,
-    STUDENT,
-    SolutionMissing,
-    package_folder,
-)
+from tiny_llm_lab.cli import fail, fail_of_student, run, use_solution
+from tiny_llm_lab.course.solution import REFERENCE, STUDENT
 
 NAME = "week_2_chunked_prefill"
 FEWEST_REPETITIONS = 5
@@ -114,17 +107,12 @@ def main(
     if any(size < 1 for size in chunk or []):
         fail(f"--chunk must be at least 1, but is {min(chunk or [])}.")
     if solution is Solution.student:
-        os.environ[ENVIRONMENT_VARIABLE] = PACKAGES[solution]
-        try:
-            package_folder()
-        except SolutionMissing as error:
-            fail(str(error), exit_code=1)
+        use_solution(PACKAGES[solution])
 
     # Not above: these take a second or two, which --help and a wrong option need not cost.
     from tiny_llm_lab.bench import chunked_prefill, report
     from tiny_llm_lab.bench.engines import EngineError
     from tiny_llm_lab.bench.replay import Disagreement
-    from tiny_llm_lab.course import failure
     from tiny_llm_lab.models import ModelError, load_model
 
     if redraw:
@@ -164,10 +152,7 @@ def main(
     except Exception as error:
         if solution is not Solution.student:
             raise
-        if failure.is_stub(error, package_folder()):
-            fail(f"Your solution is not there yet: {error}", exit_code=1)
-        lines = failure.describe(error, None, package_folder())
-        fail("\n".join(["Your solution fails.", *lines]), exit_code=1)
+        fail_of_student(error)
     show(result, Console())
     print(json.dumps(result))
     if save:

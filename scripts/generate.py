@@ -1,20 +1,13 @@
 """`pdm run generate "..."`: generate text with the reference, your solution, or mlx-lm."""
 
-import os
 import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from tiny_llm_lab.cli import fail, run
-from tiny_llm_lab.course.solution import (
-    ENVIRONMENT_VARIABLE,
-    REFERENCE,
-    STUDENT,
-    SolutionMissing,
-    package_folder,
-)
+from tiny_llm_lab.cli import fail, fail_of_student, run, use_solution
+from tiny_llm_lab.course.solution import REFERENCE, STUDENT
 
 
 class Solution(StrEnum):
@@ -58,17 +51,12 @@ def main(
     if top_k is not None and top_k < 0:
         fail(f"--top-k must not be negative, but is {top_k}.")
     if solution is not Solution.mlx:
-        os.environ[ENVIRONMENT_VARIABLE] = PACKAGES[solution]
-        try:
-            package_folder()
-        except SolutionMissing as error:
-            fail(str(error), exit_code=1)
+        use_solution(PACKAGES[solution])
 
     # Not above: these take a second or two, which --help and a wrong option need not cost.
     import mlx.core as mx
 
     from tiny_llm_lab import generation
-    from tiny_llm_lab.course import failure
     from tiny_llm_lab.models import ModelError, load_model
 
     try:
@@ -102,10 +90,7 @@ def main(
     except Exception as error:
         if solution is not Solution.student:
             raise
-        if failure.is_stub(error, package_folder()):
-            fail(f"Your solution is not there yet: {error}", exit_code=1)
-        lines = failure.describe(error, None, package_folder())
-        fail("\n".join(["", "Your solution fails.", *lines]), exit_code=1)
+        fail_of_student(error)
     print()
     print(f"\n{solution.value} | {model} | {times}", file=sys.stderr)
 
