@@ -237,7 +237,8 @@ def sample(logits: mx.array, sampler: Sampler | None) -> list[int]:
     logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     choice = mx.argmax(logprobs, axis=-1) if sampler is None else sampler(logprobs)
-    return [int(token) for token in choice]
+    tokens: Any = choice.tolist()
+    return tokens
 
 
 class BatchScheduler:
