@@ -103,8 +103,8 @@ def select_optimal_chunk_size(
 
     Without decodes an eighth of the prompt; the more slots are decoding, the smaller, down to a
     quarter of that when all are; between `min_chunk` and `max_chunk`, and a multiple of `tile`.
-    Then at most what the memory allows, by `PrefillMemory.of_chunk`, which may be below
-    `min_chunk`; and never more than the prompt has.
+    Then at most what the memory allows, by `PrefillMemory.of_chunk`, in whole tiles as long as
+    one fits, which may be below `min_chunk`; and never more than the prompt has.
 
     Args:
         sequence_length: the number of tokens in the prompt.
@@ -183,8 +183,8 @@ class AdaptiveChunker:
 
         Raises:
             ValueError: `target_seconds` is not positive, or not
-                `1 <= min_chunk <= initial <= max_chunk`, or one of the three is not a multiple of
-                `tile`.
+                `1 <= min_chunk <= initial <= max_chunk`, `tile` is below 1, or one of the three is
+                not a multiple of it.
         """
         if not target_seconds > 0:
             raise ValueError(f"target_seconds must be positive, but is {target_seconds}")
@@ -393,8 +393,8 @@ class PriorityScheduler(BatchScheduler):
     - `reserved_slots` slots are for interactive requests: others neither start nor continue a
       prefill unless one of the other slots is free.
     - A request's bytes (prompt and answer, at its largest) are set aside before its first chunk
-      and given back at its end. If they are not there, nobody new starts before it. A request that
-      could never fit is refused when it is submitted.
+      and given back at its end. If they are not there, nobody new, of either class, starts before
+      it. A request that could never fit is refused when it is submitted.
     """
 
     def __init__(
