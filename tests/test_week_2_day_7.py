@@ -1662,7 +1662,7 @@ def play(traffic: dict[str, Any], **options: Any) -> Run:
     return run
 
 
-@examples(max_examples=25)
+@examples(max_examples=15)
 @given(traffic())
 def test_task_3_random_traffic(traffic: dict[str, Any]) -> None:
     """Random arrivals, lengths, aborts, chunk sizes, batch sizes and failing requests."""
@@ -1783,7 +1783,7 @@ def test_task_4_numbers_that_make_no_sense(arguments: Any, options: dict[str, in
     )
 
 
-@examples(max_examples=150)
+@examples(max_examples=60)
 @given(
     length=st.integers(1, 40_000),
     available=st.integers(0, 2**31) | st.just(PLENTY),
@@ -2910,7 +2910,7 @@ def priority_traffic(draw: st.DrawFn) -> dict[str, Any]:
     return drawn
 
 
-@examples(max_examples=15)
+@examples(max_examples=10)
 @given(priority_traffic())
 def test_task_9_random_traffic(traffic: dict[str, Any]) -> None:
     """Nobody waits for ever, the budget is never exceeded, and tokens are as if alone."""
