@@ -58,6 +58,9 @@ THEMES = ("light", "dark")
 
 # mdBook clips what is too wide for the page, so the document itself never grows: look for elements
 # that stick out and stand in no scrolling box of their own.
+# By the end of the second frame the page's observers have seen what was unfolded.
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
 FIND_OVERFLOW = """() => {
     const width = document.documentElement.clientWidth;
     const boxed = (element) => {
@@ -150,6 +153,7 @@ def check_pages(browser: "Browser", address: str, folder: Path, axe: Any) -> lis
         found = watch(page, address)
         page.goto(address + name)
         page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+        page.evaluate(TWO_FRAMES)
         if overflow := page.evaluate(FIND_OVERFLOW):
             found.append(f"wider than the page: {overflow}")
         for violation in axe.run(page).response["violations"]:
