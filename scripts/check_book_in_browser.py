@@ -58,6 +58,9 @@ THEMES = ("light", "dark")
 
 # mdBook clips what is too wide for the page, so the document itself never grows: look for elements
 # that stick out and stand in no scrolling box of their own.
+# The page of the whole book asks for the printer when it is opened, and is laid out for it then.
+NO_PRINTING = "window.print = () => {};"
+
 # By the end of the second frame the page's observers have seen what was unfolded.
 TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
@@ -150,6 +153,7 @@ def check_pages(browser: "Browser", address: str, folder: Path, axe: Any) -> lis
     for name, theme, width in track(visits, "Opening pages", console=console, transient=True):
         context = browser.new_context(color_scheme=theme, viewport={"width": width, "height": 900})
         page = context.new_page()
+        page.add_init_script(NO_PRINTING)
         found = watch(page, address)
         page.goto(address + name)
         page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
@@ -234,7 +238,7 @@ def check_keyboard(browser: "Browser", address: str) -> list[str]:
 def check_print(browser: "Browser", address: str) -> list[str]:
     """Look at the whole book as it is printed by a reader who has a dark screen."""
     page = browser.new_page(viewport={"width": 700, "height": 1000}, color_scheme="dark")
-    page.add_init_script("window.print = () => {};")
+    page.add_init_script(NO_PRINTING)
     page.goto(address + "print.html")
     page.emulate_media(media="print")
     problems = []
