@@ -1,0 +1,415 @@
+"""Compiles kernels, once each: libraries lie in a cache on disk, named by all that goes into them.
+
+Built once per machine: the runtime, the Metal headers of MLX as C++, and the language header in its
+precompiled form, for checked and unchecked kernels. The cache is `~/.cache/metal-simulator`, or the
+folder that METAL_SIMULATOR_CACHE names. The compiler is `CXX`, else g++ (clang++ on macOS).
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+
+from .findings import CompileError
+from .rewriter import RewriteError, rewrite
+from .sources import lines_by_file, locate
+from .swizzles import swizzle_members
+
+HERE = Path(__file__).parent
+MLX_INCLUDE = Path(mx.__file__).parent / "include"
+MLX_KERNELS = "mlx/backend/metal/kernels"
+IS_MACOS = sys.platform == "darwin"
+OLDEST_GCC = 12  # the first with _Float16 in C++
+
+_BASE_FLAGS = (
+    "-std=c++17",
+    "-fPIC",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-fwrapv",
+    "-ffp-contract=off",
+    "-fno-finite-loops",
+    "-fdiagnostics-color=never",
+    "-Wno-attributes",
+    "-Wno-literal-suffix",
+    "-Wno-unknown-pragmas",
+    "-Wno-ignored-attributes",
+)
+# In Metal 1.0 is a float.
+_GCC_FLAGS = ("-fsingle-precision-constant", "-fmax-errors=1")
+_CLANG_FLAGS = ("-Xclang", "-cl-single-precision-constant", "-ferror-limit=1")
+# The sanitizers' calls go to our runtime; theirs are not linked.
+_CHECK_FLAGS = (
+    "-O1",
+    "-g1",
+    "-fsanitize=thread",
+    "-ftrivial-auto-var-init=pattern",
+)
+_GCC_CHECK_FLAGS = (
+    "-fsanitize=bounds-strict,alignment,shift,integer-divide-by-zero",
+    "--param",
+    "tsan-instrument-func-entry-exit=0",
+    "-Wuninitialized",
+    "-Wmaybe-uninitialized",
+)
+_CLANG_CHECK_FLAGS = (
+    "-fsanitize=array-bounds,alignment,shift,integer-divide-by-zero",
+    "-mllvm",
+    "-tsan-instrument-func-entry-exit=0",
+    "-Wuninitialized",
+    "-Wconditional-uninitialized",
+)
+_UNCHECKED_FLAGS = ("-O2", "-g1")
+MATH_MODES = {
+    "safe": (),
+    "relaxed": ("-fno-signed-zeros", "-freciprocal-math"),
+    "fast": ("-ffast-math",),
+}
+
+# The Metal standard library's headers, which `language/metal.h` replaces.
+_METAL_HEADERS = (
+    "array",
+    "atomic",
+    "common",
+    "compute",
+    "geometric",
+    "integer",
+    "limits",
+    "logging",
+    "math",
+    "matrix",
+    "numeric",
+    "pack",
+    "quadgroup",
+    "relational",
+    "simdgroup",
+    "simdgroup_matrix",
+    "stdlib",
+    "texture",
+    "tuple",
+    "type_traits",
+    "types",
+    "utility",
+)
+_PRELUDE = f"""#include "metal.h"
+namespace msl {{
+using namespace metal;
+typedef half float16_t;
+#include "{MLX_KERNELS}/utils.h"
+}}
+#include "entry.h"
+"""
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A loaded library with one kernel function.
+
+    Attributes:
+        text: the Metal source; reports quote it.
+        warnings: (file, line, message) that the compiler gave about uninitialized variables.
+    """
+
+    path: Path
+    entry: int
+    text: str
+    warnings: list[tuple[str, int, str]] = field(default_factory=list)
+
+    @functools.cached_property
+    def lines(self) -> dict[str, list[str]]:
+        """The source's lines by file."""
+        return lines_by_file(self.text)
+
+
+def compiler() -> str:
+    """The C++ compiler's command."""
+    return os.environ.get("CXX") or ("clang++" if IS_MACOS else "g++")
+
+
+@functools.cache
+def _compiler_version() -> str:
+    command = compiler()
+    if shutil.which(command.split()[0]) is None:
+        raise CompileError(
+            f"There is no C++ compiler {command!r}, which the Metal simulator needs: install "
+            f"{'the Xcode command line tools (`xcode-select --install`)' if IS_MACOS else 'g++'}."
+        )
+    shown = subprocess.run([*command.split(), "--version"], capture_output=True, text=True).stdout
+    version = shown.split("\n")[0]
+    major = re.search(r"\)\s+(\d+)\.", version)
+    if _is_gcc(version) and major and int(major.group(1)) < OLDEST_GCC:
+        raise CompileError(
+            f"The Metal simulator needs g++ {OLDEST_GCC} or later, and {command!r} is {version}: "
+            "install a later one, and name it in CXX."
+        )
+    return version
+
+
+def _is_gcc(version: str) -> bool:
+    return "clang" not in version.lower()
+
+
+@functools.cache
+def _environment() -> str:
+    """All that changes what is built, beside a kernel's own text and flags."""
+    digest = hashlib.sha256(_compiler_version().encode())
+    for file in sorted(HERE.rglob("*")):
+        if file.suffix in (".h", ".cpp", ".py"):
+            digest.update(file.read_bytes())
+    digest.update(f"{MLX_INCLUDE} {importlib.metadata.version('mlx')} {platform.machine()}".encode())
+    cpu = Path("/proc/cpuinfo")  # a home folder may be shared by machines with different processors
+    if cpu.is_file():
+        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpu.read_text(), re.M)
+        digest.update(flags.group(1).encode() if flags else b"")
+    return digest.hexdigest()
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(repr((_environment(), parts)).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Where libraries are kept; made if it is missing."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metal-simulator"
+    folder = Path(os.environ.get("METAL_SIMULATOR_CACHE") or default)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _flags(check: bool, math_mode: str) -> tuple[str, ...]:
+    gcc = _is_gcc(_compiler_version())
+    mode: tuple[str, ...] = _UNCHECKED_FLAGS
+    if check:
+        mode = (*_CHECK_FLAGS, *(_GCC_CHECK_FLAGS if gcc else _CLANG_CHECK_FLAGS))
+    # On Apple silicon the default is the machine's own; elsewhere half needs its instructions.
+    native = () if IS_MACOS else ("-march=native",)
+    language = _GCC_FLAGS if gcc else _CLANG_FLAGS
+    return (*_BASE_FLAGS, *native, *language, *mode, *MATH_MODES[math_mode])
+
+
+def _run(arguments: list[str], what: str) -> None:
+    """Run the compiler on our own code: a failure is no mistake of the kernel's author."""
+    done = subprocess.run([*compiler().split(), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise CompileError(
+            f"The Metal simulator could not build {what} with {_compiler_version()!r}:\n"
+            + "\n".join(done.stderr.split("\n")[:20])
+        )
+
+
+def _once(path: Path, make: Callable[[Path], None], what: str = "") -> Path:
+    """Make a file or folder if it is missing; two processes at once do no harm."""
+    if not path.exists():
+        if what and sys.stderr.isatty():
+            print(f"Metal simulator: building {what} (once on this machine)", file=sys.stderr)
+        work = Path(tempfile.mkdtemp(dir=cache_folder()))
+        try:
+            made = work / path.name
+            make(made)
+            with suppress(OSError):  # a folder that another process has put there
+                made.replace(path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return path
+
+
+def _link_flags() -> list[str]:
+    return ["-shared", *(["-undefined", "dynamic_lookup"] if IS_MACOS else [])]
+
+
+@functools.cache
+def runtime() -> ctypes.CDLL:
+    """The runtime, loaded so that kernels find its functions."""
+
+    def make(path: Path) -> None:
+        sources = [str(file) for file in sorted((HERE / "runtime").glob("*.cpp"))]
+        flags = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-pthread"]
+        _run([*flags, *_link_flags(), *sources, "-o", str(path), "-ldl"], "its runtime")
+
+    path = _once(cache_folder() / f"runtime-{_key('runtime')}.so", make, "its runtime")
+    return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+
+def _include_flags() -> list[str]:
+    """The folders of headers: ours, and MLX's as C++."""
+
+    def make(path: Path) -> None:
+        for source in sorted((MLX_INCLUDE / MLX_KERNELS).rglob("*.h")):
+            target = path / source.relative_to(MLX_INCLUDE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(rewrite(source.read_text()))
+        # Math on bfloat is in `language/math.h`.
+        (path / MLX_KERNELS / "bf16_math.h").write_text("#pragma once\n")
+        for name in _METAL_HEADERS:
+            (path / f"metal_{name}").write_text("#pragma once\n")
+        for size in (2, 3, 4):
+            (path / f"swizzles{size}.h").write_text(swizzle_members(size))
+
+    tree = _once(cache_folder() / f"headers-{_key('headers')}", make)
+    return [f"-I{HERE / 'language'}", f"-I{tree}"]
+
+
+def _prelude(flags: tuple[str, ...], check: bool) -> Path:
+    """A folder with the precompiled header that every kernel begins with."""
+    suffix = ".gch" if _is_gcc(_compiler_version()) else ".pch"
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        (path / "prelude.h").write_text(_PRELUDE)
+        output = ["-o", str(path / f"prelude.h{suffix}")]
+        header = ["-x", "c++-header", str(path / "prelude.h")]
+        _run([*flags, *header, *output, *_include_flags()], "its language header")
+
+    what = f"its language header for {'checked' if check else 'unchecked'} kernels"
+    return _once(cache_folder() / f"prelude-{_key('prelude', flags)}", make, what)
+
+
+_loaded: dict[str, CompiledKernel] = {}
+
+
+def compile_kernel(
+    name: str,
+    text: str,
+    entry_text: str,
+    *,
+    check: bool,
+    math_mode: str = "safe",
+    function_constants: tuple[tuple[str, str], ...] = (),
+    refuse: Callable[[], None] = lambda: None,
+) -> CompiledKernel:
+    """Compile and load a kernel, or take it from the cache.
+
+    Args:
+        name: for the file in the cache.
+        text: Metal source of whole functions, with `#line` directives.
+        entry_text: C++ of the entry point, see signature.entry_point.
+        check: with the calls to the runtime's checks.
+        math_mode: a key of MATH_MODES.
+        function_constants: macros and their values.
+        refuse: called before a compilation; raises if the source is not what Apple takes.
+
+    Raises:
+        CompileError: the source is not valid.
+    """
+    flags = _flags(check, math_mode)
+    key = _key("kernel", text, entry_text, flags, function_constants)
+    if key in _loaded:
+        return _loaded[key]
+    runtime()
+    folder = cache_folder() / f"{name[:60]}-{key}"
+    library, log = folder / "kernel.so", folder / "warnings"
+    if not folder.exists():
+        refuse()
+        cpp = _translation_unit(text, entry_text)
+        prelude = _prelude(flags, check)
+
+        def make(path: Path) -> None:
+            path.mkdir()
+            (path / "kernel.cpp").write_text(cpp)
+            macros = [f"-D{macro}={value}" for macro, value in function_constants]
+            done = subprocess.run(
+                [
+                    *(*compiler().split(), *flags, *macros, *_include_flags()),
+                    *("-include", str(prelude / "prelude.h")),
+                    *("-c", str(path / "kernel.cpp"), "-o", str(path / "kernel.o")),
+                ],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                raise CompileError(first_error(done.stderr, text))
+            (path / "warnings").write_text(done.stderr)
+            link = [*_link_flags(), str(path / "kernel.o"), "-o", str(path / "kernel.so"), "-lm"]
+            _run(link, f"the kernel {name!r}")
+            if IS_MACOS:  # the line numbers, which are not in the library there
+                subprocess.run(["dsymutil", str(path / "kernel.so")], capture_output=True)
+            (path / "kernel.o").unlink()
+
+        _once(folder, make)
+    entry = ctypes.cast(ctypes.CDLL(str(library)).sim_kernel, ctypes.c_void_p).value
+    assert entry is not None
+    _loaded[key] = CompiledKernel(library, entry, text, _warnings(log.read_text(), text))
+    return _loaded[key]
+
+
+def _translation_unit(text: str, entry_text: str) -> str:
+    try:
+        body = rewrite(text)
+    except RewriteError as error:
+        file, line = locate(text, error.line)
+        raise CompileError(f"{file}:{line}: {error}") from None
+    return f'namespace msl {{\n{body}\n}}\n#line 1 "entry"\n{entry_text}'
+
+
+_MESSAGE = re.compile(r"^(?P<file>[^\n]*?):(?P<line>\d+):(?:\d+:)? (?P<kind>[\w ]+): (?P<text>.*)$")
+_CONTEXT = re.compile(r"^(?:In file included)? +from (?P<file>.*?):(?P<line>\d+)|"
+                      r"^(?P<file2>[^\n]*?):(?P<line2>\d+):(?:\d+:)?   required from")  # fmt: skip
+
+
+def _own(text: str) -> str:
+    """A compiler's message in the words of Metal: without the namespaces that we add."""
+    return text.replace("msl::metal::", "").replace("msl::", "").replace("metal::", "")
+
+
+def first_error(shown: str, text: str) -> str:
+    """The first error of a compiler's output, at the line of the author's text that it comes from.
+
+    Args:
+        shown: what the compiler wrote.
+        text: the Metal source.
+    """
+    files = lines_by_file(text)
+    place: tuple[str, int] | None = None  # the last line of the author's on the way to the error
+    for line in shown.split("\n"):
+        context = _CONTEXT.match(line)
+        if context is not None:
+            file, number = (
+                context["file"] or context["file2"],
+                context["line"] or context["line2"],
+            )
+            if Path(file).name in files:
+                place = (Path(file).name, int(number))
+            continue
+        message = _MESSAGE.match(line)
+        if message is None:
+            continue
+        file = Path(message["file"]).name
+        if "error" in message["kind"]:
+            if file in files:
+                place = (file, int(message["line"]))
+            if place is None:
+                return _own(f"{file}:{message['line']}: {message['text']}")
+            file, number = place
+            lines = files[file]
+            quoted = f"\n    {lines[number - 1].strip()}" if number <= len(lines) else ""
+            return _own(f"{file}:{number}: {message['text']}") + quoted
+    return _own("\n".join(shown.split("\n")[:10]))
+
+
+def _warnings(shown: str, text: str) -> list[tuple[str, int, str]]:
+    """The compiler's warnings about uninitialized variables at lines of the author's text."""
+    files = lines_by_file(text)
+    found = []
+    for line in shown.split("\n"):
+        message = _MESSAGE.match(line)
+        if message is None or message["kind"] != "warning":
+            continue
+        file = Path(message["file"]).name
+        if "uninitialized" in message["text"] and file in files:
+            said = _own(re.sub(r" \[-W[\w-]+\]$", "", message["text"]))
+            found.append((file, int(message["line"]), said))
+    return found

@@ -1,0 +1,73 @@
+// Which of two memory accesses comes first, and which are a race. Both the checks of threadgroup
+// memory and of device memory keep, for each element, its last write and up to two reads.
+//
+// Time is counted in epochs. A threadgroup barrier for a kind of memory begins a new epoch of that
+// memory for the threadgroup; a SIMD-group barrier begins a new one for the SIMD group.
+#pragma once
+#include <cstdint>
+
+namespace sim {
+
+struct Access {
+  uint32_t threadgroup;      // its index in the grid; always 0 for threadgroup memory
+  uint32_t epoch;            // 0: there was no access
+  uint32_t simdgroup_epoch;
+  uint32_t place;            // offset in the kernel's library
+  uint16_t thread;           // its index in the threadgroup
+  bool write, atomic;
+};
+
+struct Reads {
+  Access first, second;
+};
+
+inline bool same_simdgroup(const Access& a, const Access& b) {
+  return a.threadgroup == b.threadgroup && a.thread / 32 == b.thread / 32;
+}
+
+// Whether `earlier` surely came before `later`, by program order or a barrier.
+inline bool ordered(const Access& earlier, const Access& later) {
+  if (earlier.threadgroup != later.threadgroup) return false;
+  return earlier.epoch < later.epoch || earlier.thread == later.thread ||
+         (same_simdgroup(earlier, later) && earlier.simdgroup_epoch < later.simdgroup_epoch);
+}
+
+inline bool is_race(const Access& earlier, const Access& later) {
+  return earlier.epoch && (earlier.write || later.write) && !(earlier.atomic && later.atomic) &&
+         !ordered(earlier, later);
+}
+
+// The recorded access that `now` races with, or null.
+inline const Access* find_race(const Access& last_write, const Reads& reads, const Access& now) {
+  if (is_race(last_write, now)) return &last_write;
+  if (is_race(reads.first, now)) return &reads.first;
+  if (is_race(reads.second, now)) return &reads.second;
+  return nullptr;
+}
+
+inline int distance(const Access& a, const Access& b) {
+  return a.threadgroup != b.threadgroup ? 2 : a.thread / 32 != b.thread / 32 ? 1 : 0;
+}
+
+// Two reads are enough to find a race with any later write: a read that is ordered before another
+// can be forgotten, since a write after the other comes after it too; and of several unordered ones
+// the two that are farthest apart (threadgroups, else SIMD groups, else threads) cannot both be
+// ordered before a write that races with a third.
+inline void record_read(Reads& reads, const Access& now) {
+  if (!reads.first.epoch || ordered(reads.first, now)) {
+    reads.first = now;
+    if (reads.second.epoch && ordered(reads.second, now)) reads.second.epoch = 0;
+  } else if (!reads.second.epoch || ordered(reads.second, now) ||
+             distance(reads.first, now) > distance(reads.first, reads.second)) {
+    reads.second = now;
+  }
+}
+
+inline void record(Access& last_write, Reads& reads, const Access& now) {
+  if (now.write) last_write = now;
+  // Atomic writes do not race with each other, so a later plain access may race with one that is
+  // no longer the last: it is kept among the reads as well.
+  if (!now.write || now.atomic) record_read(reads, now);
+}
+
+}  // namespace sim
