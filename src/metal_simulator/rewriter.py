@@ -113,8 +113,8 @@ class _OverloadRemover:
         words = [tokens[i].text for i in declaration]
         before_parameters = words[: words.index("(")] if "(" in words else None
         if before_parameters is not None and self._is_function(before_parameters):
-            self._function(declaration, words, place)
             closing = matching(tokens, place)
+            self._function(declaration, words, place)
             self.start = closing + 1
             return closing
         if not words or any(w in (*_CLASSES, "namespace", "extern") for w in words):

@@ -48,7 +48,9 @@ class Bug:
     timeout: float = 20.0
 
     def plant(self, source: str) -> str:
-        """The source with the mistake in it."""
+        """The source with the mistake in it. An empty `old`: it is the call that is mistaken."""
+        if not self.old:
+            return source
         pieces = source.split(self.old)
         assert len(pieces) > self.occurrence + 1, f"{self.name}: '{self.old}' is not there"
         cut = self.occurrence + 1

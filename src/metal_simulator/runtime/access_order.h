@@ -21,6 +21,11 @@ struct Reads {
   Access first, second;
 };
 
+// How many bytes share one record: an element, or 4 bytes of a larger one.
+inline uint32_t record_granule(uint32_t element_bytes) {
+  return element_bytes % 4 == 0 ? 4 : element_bytes % 2 == 0 ? 2 : 1;
+}
+
 inline bool same_simdgroup(const Access& a, const Access& b) {
   return a.threadgroup == b.threadgroup && a.thread / 32 == b.thread / 32;
 }
@@ -46,7 +51,7 @@ inline const Access* find_race(const Access& last_write, const Reads& reads, con
 }
 
 inline int distance(const Access& a, const Access& b) {
-  return a.threadgroup != b.threadgroup ? 2 : a.thread / 32 != b.thread / 32 ? 1 : 0;
+  return a.threadgroup != b.threadgroup ? 2 : same_simdgroup(a, b) ? 0 : 1;
 }
 
 // Two reads are enough to find a race with any later write: a read that is ordered before another

@@ -18,7 +18,8 @@ static bool same_finding(const sim_finding& a, const sim_finding& b) {
   if (a.kind != b.kind) return false;
   const bool race = a.kind == SIM_THREADGROUP_RACE || a.kind == SIM_DEVICE_RACE ||
                     a.kind == SIM_REDUNDANT_WRITE;
-  if (!race) return same_place(a.place, b.place);
+  if (!race) return same_place(a.place, b.place) && (a.kind != SIM_OUTPUT_NOT_WRITTEN ||
+                                                     same_text(a.variable, b.variable));
   return (same_place(a.place, b.place) && same_place(a.other_place, b.other_place)) ||
          (same_place(a.place, b.other_place) && same_place(a.other_place, b.place));
 }

@@ -25,7 +25,6 @@ struct Launch {
   uint64_t threadgroup_count = 0;
   uint64_t stride = 1, start = 0;          // a random order of threadgroups: start + i * stride
   std::atomic<uint64_t> next_threadgroup{0};
-  std::atomic<bool> timed_out{false};
 
   bool in_library(uintptr_t address) const { return address - library < library_end - library; }
   sim_uint3 threadgroup_position(uint64_t index) const;
