@@ -493,10 +493,12 @@ def _missing_space(cursor: Any, symbol: str) -> str | None:
     if cursor.kind not in (kinds.VAR_DECL, kinds.PARM_DECL, kinds.FIELD_DECL, *casts):
         return None
     kind = cursor.type
+    while kind.kind == cindex.TypeKind.CONSTANTARRAY:
+        kind = kind.element_type
     if kind.kind not in (cindex.TypeKind.POINTER, cindex.TypeKind.LVALUEREFERENCE):
         return None
     pointee = kind.get_pointee().get_canonical().spelling
-    if "(" in pointee or not _no_space(pointee):
+    if "(" in pointee or not (_is_generic(pointee) or _is_of_template(pointee, cursor)):
         return None
     what = "pointer" if symbol == "*" else "reference"
     where = "This cast's type" if cursor.kind in casts else f"`{cursor.spelling}`"
@@ -506,6 +508,19 @@ def _missing_space(cursor: Any, symbol: str) -> str | None:
     )
 
 
-def _no_space(pointee: str) -> bool:
-    """Clang adds `__generic` where none is written, except to types that depend on a template."""
+def _is_generic(pointee: str) -> bool:
+    """Clang adds `__generic` where no address space is written."""
     return "__generic" in pointee.split("<")[0]
+
+
+def _is_of_template(pointee: str, cursor: Any) -> bool:
+    """Clang adds nothing to the types that depend on the parameters of a function template."""
+    if "type-parameter" not in pointee or "typename" in pointee or "__" in pointee:
+        return False
+    function = cursor.semantic_parent
+    if function is None or function.kind != cindex.CursorKind.FUNCTION_TEMPLATE:
+        return False
+    return function.semantic_parent.kind in (
+        cindex.CursorKind.TRANSLATION_UNIT,
+        cindex.CursorKind.NAMESPACE,
+    )

@@ -375,6 +375,10 @@ using number_t = std::enable_if_t<is_scalar_v<element_t<common_t<A...>>> &&
 template <class... A>
 using any_t = std::enable_if_t<is_scalar_v<element_t<common_t<A...>>>, common_t<A...>>;
 
+// Result, in a function of vectors only.
+template <class V, class Result>
+using require_vector = std::enable_if_t<(size_v<V> > 1), Result>;
+
 // As many elements as V has, of type T.
 template <class V, class T>
 struct with_element {
