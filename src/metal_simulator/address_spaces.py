@@ -33,6 +33,7 @@ _METAL_SPACES = {
     "__constant": "constant",
     "__private": "thread",
 }
+_SPACE = re.compile("|".join(_METAL_SPACES))
 _VECTOR = re.compile(r"(u?char|u?short|u?int|u?long|half|float)[234]")
 _BEFORE_A_DECLARATION = (";", "{", "}", ":", ")", ">", "]]", "else", "do")
 
@@ -47,7 +48,7 @@ def available() -> bool:
 @cache
 def declared_names() -> frozenset[str]:
     """The names in the declarations of Metal."""
-    return frozenset(re.findall(r"\w+", _HEADER.read_text()))
+    return frozenset(re.findall(r"\w\w+", _HEADER.read_text()))
 
 
 @cache
@@ -88,7 +89,9 @@ def find(source: str, template: str = "") -> list[Found]:
 def _prepare(tokens: list[Token], template: str) -> None:
     """Rewrite what this mode of clang does not accept; all lines keep their numbers."""
     for token in tokens:
-        if token.kind == "directive" and re.match(r"\s*#\s*(include|import|pragma|line)", token.text):
+        if token.kind == "directive" and re.match(
+            r"\s*#\s*(include|import|pragma|line)", token.text
+        ):
             token.blank()
     if template:
         _fill_in_the_template(tokens, template)
@@ -126,7 +129,9 @@ def _fill_in_the_template(tokens: list[Token], template: str) -> None:
         for parameter, argument in zip(parameters, arguments, strict=True):
             kind, _, name = parameter.rpartition(" ")
             is_type = kind in ("typename", "class")
-            definition = f"using {name} = {argument};" if is_type else f"constexpr {parameter} = {argument};"
+            definition = (
+                f"using {name} = {argument};" if is_type else f"constexpr {parameter} = {argument};"
+            )
             tokens[closing].text += definition
         return
 
@@ -176,7 +181,9 @@ class ThreadgroupVariable:
         dimensions = _joined(tokens, self.dimensions)
         name = tokens[self.place]
         start = "" if self.place == self.type_places.stop else f"threadgroup {kind} "
-        name.text = f"{start}(&{name.text}){dimensions} = threadgroup_variable<{kind}{dimensions}>()"
+        name.text = (
+            f"{start}(&{name.text}){dimensions} = threadgroup_variable<{kind}{dimensions}>()"
+        )
         for token in tokens[self.place + 1 : self.end]:
             token.blank()
         tokens[self.end].text = ";"
@@ -188,7 +195,7 @@ def _joined(tokens: list[Token], places: range) -> str:
 
 def threadgroup_variables(tokens: list[Token]) -> list[ThreadgroupVariable]:
     """The threadgroup variables that the tokens declare: no pointers, references or parameters."""
-    variables = []
+    variables: list[ThreadgroupVariable] = []
     depth = 0  # of parentheses: in a parameter list no variable is declared
     for i, token in enumerate(tokens):
         if token.is_symbol("(", ")"):
@@ -273,30 +280,36 @@ _FROM_TO = re.compile(
     rf"(?:(?:\S+ cast|reinterpret_cast|static_cast) from|assigning|no known conversion from) "
     rf"{_QUOTED} to {_QUOTED}"
 )
-_NOTE_SPACES = re.compile(
-    r"cannot pass pointer to address space '(\w+)' as a pointer to address space '(\w+)'"
+# Notes on a candidate for a call: what is given, then what is expected, or the reverse.
+_GIVEN_EXPECTED = (
+    re.compile(
+        r"cannot pass pointer to address space '(\w+)' as a pointer to address space '(\w+)'"
+    ),
+    re.compile(
+        r"cannot bind reference in address space '(\w+)' to object in address space '(\w+)'"
+    ),
 )
-_NOTE_REFERENCE = re.compile(
-    r"cannot bind reference in address space '(\w+)' to object in address space '(\w+)'"
-)
-_NOTE_TEMPLATE = re.compile(
-    rf"cannot deduce a type for '\w+' that would make {_QUOTED} equal {_QUOTED}"
+_EXPECTED_GIVEN = (
+    re.compile(r"cannot deduce a type for '\w+' that would make '([^']*)' equal '([^']*)'"),
+    re.compile(r"deduced type '([^']*)' of .* parameter does not match adjusted type '([^']*)'"),
+    re.compile(r"could not match '([^']*)' against '([^']*)'"),
 )
 _TO_BFLOAT = re.compile(
-    rf"no (?:viable|known) conversion from {_QUOTED} to '[^']*\bbfloat(?:16_t)?\b[ &]*(?:__private)?'"
+    rf"no (?:viable|known) conversion from (?:returned value of type )?{_QUOTED} to "
+    r"(?:function return type )?'[^']*\bbfloat(?:16_t)?\b[ &]*(?:__private)?'"
 )
 _NOT_CONSTANT = re.compile(
     r"read of non-const variable '(\w+)'|function parameter '(\w+)' with unknown value"
+    r"|initializer of '(\w+)' is not a constant expression"
 )
 
 
 def _from_diagnostics(unit: Any, text: str) -> Iterator[Found]:
-    lines = text.split("\n")
     for diagnostic in unit.diagnostics:
         place = diagnostic.location
         if diagnostic.severity < cindex.Diagnostic.Error or not _in_kernel(place):
             continue
-        message = _message(diagnostic, lines[place.line - 1], place.column)
+        message = _message(diagnostic, text)
         if message:
             yield place.line, message
 
@@ -305,34 +318,54 @@ def _in_kernel(place: Any) -> bool:
     return place.file is not None and place.file.name == _FILE
 
 
-def _message(diagnostic: Any, line: str, column: int) -> str | None:
+def _message(diagnostic: Any, text: str) -> str | None:
     """What a diagnostic means to a student; None if it is of no kind that counts."""
     said = diagnostic.spelling
     pair = _spaces(said)
     if pair:
-        cast = "cast" in said.split(" from ")[0].split()[-1:] or "_cast from" in said
-        return _wrong_space(*pair, "cast to" if cast else "used as")
-    if said.startswith("no matching function for call to"):
+        return _wrong_space(*pair, "cast to" if "cast from" in said else "used as")
+    if said.startswith("no matching"):
         return _no_matching_function(diagnostic)
     if said.startswith(("no viable conversion from", "no viable overloaded '='")):
         texts = [said, *(note.spelling for note in diagnostic.children)]
+        # Of `c ? a : b` with bfloat in two address spaces, clang makes a float.
+        if "?" in _statement(text, diagnostic.location.offset):
+            return None
         return _FLOAT_TO_BFLOAT if any(_float_to_bfloat(t) for t in texts) else None
     if said.startswith(("array size is not a constant", "variable length array")):
-        for note in diagnostic.children:
-            reason = _NOT_CONSTANT.search(note.spelling)
-            if reason:
-                return (
-                    f"The size of this array depends on `{reason[1] or reason[2]}`, which is known "
-                    "only when the kernel runs: Metal needs a constant, such as a template argument."
-                )
-        return None
+        return _dynamic_size(diagnostic, text)
     if said.startswith(("read-only variable is not assignable", "cannot assign to variable")):
-        return _write_to_const(line, column)
+        return _write_to_const(text, diagnostic.location.offset)
     ambiguous = re.fullmatch(r"call to '(max|min|clamp)' is ambiguous", said)
     if ambiguous:
+        example = "clamp(x, 0.0f, 1.0f)" if ambiguous[1] == "clamp" else f"{ambiguous[1]}(x, 0.0f)"
         return (
             f"The arguments of `{ambiguous[1]}` have different types, so Metal cannot choose between "
-            f"its versions: convert them to one type, such as `{ambiguous[1]}(x, 0.0f)`."
+            f"its versions: convert them to one type, as in `{example}`."
+        )
+    return None
+
+
+def _statement(text: str, offset: int) -> str:
+    """The statement around a place of the text."""
+    start = max(text.rfind(mark, 0, offset) for mark in ";{}")
+    return text[start + 1 : text.find(";", offset)]
+
+
+def _dynamic_size(diagnostic: Any, text: str) -> str | None:
+    for note in diagnostic.children:
+        reason = _NOT_CONSTANT.search(note.spelling)
+        if reason is None:
+            continue
+        name = reason[1] or reason[2] or reason[3]
+        if reason[3]:
+            # A function of Metal may be constant there. Without a call there is no doubt.
+            value = re.search(rf"\b{name}\s*=([^;]*);", text)
+            if value is None or "(" in value[1]:
+                return None
+        return (
+            f"The size of this array depends on `{name}`, which is known only when the kernel runs: "
+            "Metal needs a constant, such as a template argument."
         )
     return None
 
@@ -359,20 +392,21 @@ def _spaces(said: str) -> tuple[str, str] | None:
             return None
         source, target = match[2] or match[1], match[4] or match[3]
     pair = _space(source), _space(target)
-    return pair if pair[0] and pair[1] and pair[0] != pair[1] else None  # type: ignore[return-value]
+    return (pair[0], pair[1]) if pair[0] and pair[1] and pair[0] != pair[1] else None
 
 
 def _space(kind: str) -> str | None:
     """Metal's word for the memory that a pointer, reference or array type is about, if known."""
     pointee, star, _ = kind.rpartition("*")
-    if not star:
-        if "[" not in kind and "&" not in kind:
-            return None  # a value: its address space does not matter
-        pointee = kind
-    if "*" in pointee or "(" in pointee:
-        return None
-    found = re.findall(r"__(?:global|local|constant|private)\b", pointee.split("<")[0])
-    return _METAL_SPACES[found[0]] if len(found) == 1 else None
+    if not star and "[" not in kind and "&" not in kind:
+        return None  # a value: its address space does not matter
+    return None if "*" in pointee else _only_space(kind)
+
+
+def _only_space(kind: str) -> str | None:
+    """Metal's word for the one address space in a type. That of a pointer itself is left out."""
+    spaces = _SPACE.findall(re.sub(r"\*\s*(const\s+)?__private", "*", kind).split("<")[0])
+    return _METAL_SPACES[spaces[0]] if len(spaces) == 1 else None
 
 
 def _wrong_space(source: str, target: str, used: str) -> str:
@@ -384,7 +418,7 @@ def _wrong_space(source: str, target: str, used: str) -> str:
 
 def _no_matching_function(diagnostic: Any) -> str | None:
     """A call of one of the kernel's own functions that fails for an address space or a const."""
-    name = diagnostic.spelling.split("'")[1]
+    name = diagnostic.spelling.split("'")[1].removeprefix("__private ")
     reasons = []
     for note in diagnostic.children:
         said = note.spelling
@@ -392,7 +426,7 @@ def _no_matching_function(diagnostic: Any) -> str | None:
             continue
         if not _in_kernel(note.location):
             return None  # a function of Metal: our declarations may be incomplete
-        if re.search(r"requires .* arguments?, but", said):
+        if re.search(r"requires .* arguments?, but|\(the implicit ", said):
             continue
         reason = _why_not(said, name)
         if reason is None:
@@ -410,33 +444,26 @@ def _why_not(said: str, name: str) -> str | None:
         )
     if _float_to_bfloat(said):
         return _FLOAT_TO_BFLOAT
-    pair = _spaces(said)
-    passed = _NOTE_SPACES.search(said)
-    bound = _NOTE_REFERENCE.search(said)
-    deduced = _NOTE_TEMPLATE.search(said)
-    if passed:
-        pair = _known(passed[1], passed[2])
-    elif bound:
-        pair = _known(bound[1], bound[2])
-    elif deduced:
-        spaces = [re.findall(r"__(?:global|local|constant|private)\b", deduced[i]) for i in (3, 1)]
-        pair = _known(spaces[0][0], spaces[1][0]) if all(len(s) == 1 for s in spaces) else None
-    if pair is None:
+    given, expected = _spaces(said) or (None, None)
+    for pattern in (*_GIVEN_EXPECTED, *_EXPECTED_GIVEN):
+        match = pattern.search(said)
+        if match:
+            given, expected = _only_space(match[1]), _only_space(match[2])
+            if pattern in _EXPECTED_GIVEN:
+                given, expected = expected, given
+    if not given or not expected or given == expected:
         return None
     return (
-        f"`{name}` expects `{pair[1]}` memory, but the argument is in the `{pair[0]}` address space: "
-        f"give `{name}` a version whose parameter is `{pair[0]}`."
+        f"`{name}` expects `{expected}` memory, but the argument is in the `{given}` address space: "
+        f"give `{name}` a version whose parameter is `{given}`."
     )
 
 
-def _known(source: str, target: str) -> tuple[str, str] | None:
-    pair = _METAL_SPACES.get(source), _METAL_SPACES.get(target)
-    return pair if pair[0] and pair[1] and pair[0] != pair[1] else None  # type: ignore[return-value]
-
-
-def _write_to_const(line: str, column: int) -> str:
-    before = re.search(r"(\w+)\s*(?:\[.*\])?(?:\.\w+)?\s*$", line[: column - 1])
-    after = re.match(r"\W*(\w+)", line[column - 1 :])
+def _write_to_const(text: str, offset: int) -> str:
+    """The name stands before the operator, or after it as in `++x[0]`."""
+    line = text[text.rfind("\n", 0, offset) + 1 : offset]
+    before = re.search(r"(\w+)\s*(?:\[.*\])?(?:\.\w+)?\s*$", line)
+    after = re.match(r"\W*(\w+)", text[offset:])
     name = before[1] if before else after[1] if after else "this"
     return (
         f"`{name}` is const and cannot be written: inputs of a kernel and `constant` memory are only "
@@ -492,13 +519,17 @@ def _missing_space(cursor: Any, symbol: str) -> str | None:
     casts = (kinds.CSTYLE_CAST_EXPR, kinds.CXX_STATIC_CAST_EXPR, kinds.CXX_REINTERPRET_CAST_EXPR)
     if cursor.kind not in (kinds.VAR_DECL, kinds.PARM_DECL, kinds.FIELD_DECL, *casts):
         return None
+    cursor = _as_written(cursor)
     kind = cursor.type
     while kind.kind == cindex.TypeKind.CONSTANTARRAY:
         kind = kind.element_type
     if kind.kind not in (cindex.TypeKind.POINTER, cindex.TypeKind.LVALUEREFERENCE):
         return None
-    pointee = kind.get_pointee().get_canonical().spelling
-    if "(" in pointee or not (_is_generic(pointee) or _is_of_template(pointee, cursor)):
+    canonical = kind.get_pointee().get_canonical()
+    if canonical.kind == cindex.TypeKind.FUNCTIONPROTO:
+        return None
+    pointee = canonical.spelling
+    if not (_is_generic(pointee) or _is_of_template(pointee, cursor)):
         return None
     what = "pointer" if symbol == "*" else "reference"
     where = "This cast's type" if cursor.kind in casts else f"`{cursor.spelling}`"
@@ -506,6 +537,18 @@ def _missing_space(cursor: Any, symbol: str) -> str | None:
         f"{where} is a {what} without an address space: write `device`, `threadgroup`, `constant` "
         f"or `thread` before its type."
     )
+
+
+def _as_written(cursor: Any) -> Any:
+    """The declaration in the template, if the cursor stands in an instance of it."""
+    function = cursor.semantic_parent
+    if function is None or function.kind != cindex.CursorKind.FUNCTION_DECL:
+        return cursor
+    template = cindex.conf.lib.clang_getSpecializedCursorTemplate(function)
+    for other in template.walk_preorder() if template else ():
+        if other.kind == cursor.kind and other.location.offset == cursor.location.offset:
+            return other
+    return cursor
 
 
 def _is_generic(pointee: str) -> bool:

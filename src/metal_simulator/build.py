@@ -140,7 +140,12 @@ def compiler() -> str:
 
 
 @functools.cache
-def _compiler_version() -> str:
+def compiler_version() -> str:
+    """What the compiler says of itself.
+
+    Raises:
+        CompileError: it is missing, or too old.
+    """
     command = compiler()
     if shutil.which(command.split()[0]) is None:
         raise CompileError(
@@ -163,13 +168,15 @@ def _is_gcc(version: str) -> bool:
 
 
 @functools.cache
-def _environment() -> str:
-    """All that changes what is built, beside a kernel's own text and flags."""
-    digest = hashlib.sha256(_compiler_version().encode())
-    for file in sorted(HERE.rglob("*")):
-        if file.suffix in (".h", ".cpp", ".py"):
+def _environment(sources: tuple[str, ...]) -> str:
+    """All that changes what is built from these files of ours, beside a kernel's text and flags."""
+    digest = hashlib.sha256(compiler_version().encode())
+    for pattern in sources:
+        for file in sorted(HERE.glob(pattern)):
             digest.update(file.read_bytes())
-    digest.update(f"{MLX_INCLUDE} {importlib.metadata.version('mlx')} {platform.machine()}".encode())
+    digest.update(
+        f"{MLX_INCLUDE} {importlib.metadata.version('mlx')} {platform.machine()}".encode()
+    )
     cpu = Path("/proc/cpuinfo")  # a home folder may be shared by machines with different processors
     if cpu.is_file():
         flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpu.read_text(), re.M)
@@ -177,8 +184,19 @@ def _environment() -> str:
     return digest.hexdigest()
 
 
-def _key(*parts: object) -> str:
-    return hashlib.sha256(repr((_environment(), parts)).encode()).hexdigest()[:24]
+_RUNTIME_SOURCES = ("runtime/*", "build.py")
+_KERNEL_SOURCES = (
+    "runtime/abi.h",
+    "language/*.h",
+    "build.py",
+    "rewriter.py",
+    "swizzles.py",
+    "tokens.py",
+)
+
+
+def _key(*parts: object, sources: tuple[str, ...] = _KERNEL_SOURCES) -> str:
+    return hashlib.sha256(repr((_environment(sources), parts)).encode()).hexdigest()[:24]
 
 
 @functools.cache
@@ -191,7 +209,7 @@ def cache_folder() -> Path:
 
 
 def _flags(check: bool, math_mode: str) -> tuple[str, ...]:
-    gcc = _is_gcc(_compiler_version())
+    gcc = _is_gcc(compiler_version())
     mode: tuple[str, ...] = _UNCHECKED_FLAGS
     if check:
         mode = (*_CHECK_FLAGS, *(_GCC_CHECK_FLAGS if gcc else _CLANG_CHECK_FLAGS))
@@ -206,7 +224,7 @@ def _run(arguments: list[str], what: str) -> None:
     done = subprocess.run([*compiler().split(), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise CompileError(
-            f"The Metal simulator could not build {what} with {_compiler_version()!r}:\n"
+            f"The Metal simulator could not build {what} with {compiler_version()!r}:\n"
             + "\n".join(done.stderr.split("\n")[:20])
         )
 
@@ -237,10 +255,12 @@ def runtime() -> ctypes.CDLL:
 
     def make(path: Path) -> None:
         sources = [str(file) for file in sorted((HERE / "runtime").glob("*.cpp"))]
-        flags = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-pthread"]
+        flags = ["-std=c++17", "-O2", "-g1", "-fPIC", "-pthread"]
         _run([*flags, *_link_flags(), *sources, "-o", str(path), "-ldl"], "its runtime")
 
-    path = _once(cache_folder() / f"runtime-{_key('runtime')}.so", make, "its runtime")
+    path = _once(
+        cache_folder() / f"runtime-{_key(sources=_RUNTIME_SOURCES)}.so", make, "its runtime"
+    )
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
@@ -265,7 +285,7 @@ def _include_flags() -> list[str]:
 
 def _prelude(flags: tuple[str, ...], check: bool) -> Path:
     """A folder with the precompiled header that every kernel begins with."""
-    suffix = ".gch" if _is_gcc(_compiler_version()) else ".pch"
+    suffix = ".gch" if _is_gcc(compiler_version()) else ".pch"
 
     def make(path: Path) -> None:
         path.mkdir()
@@ -362,6 +382,8 @@ _CONTEXT = re.compile(r"^(?:In file included)? +from (?P<file>.*?):(?P<line>\d+)
 
 def _own(text: str) -> str:
     """A compiler's message in the words of Metal: without the namespaces that we add."""
+    # What g++ says of an unknown function inside a template.
+    text = re.sub(r"there are no arguments to (\S+) that depend on .*", r"\1 was not declared", text)
     return text.replace("msl::metal::", "").replace("msl::", "").replace("metal::", "")
 
 

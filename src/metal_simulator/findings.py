@@ -44,6 +44,7 @@ FIRST_KINDS = (
     "device-out-of-bounds",
     "threadgroup-out-of-bounds",
     "array-out-of-bounds",
+    "threadgroup-race",
 )
 
 

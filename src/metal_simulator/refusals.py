@@ -29,15 +29,72 @@ _WORDS = {
 }
 _PRINTING = {"printf", "fprintf", "puts"}
 _STANDARD_HEADERS = frozenset(
-    "algorithm array assert.h atomic bit bitset cassert cctype cfloat chrono climits cmath complex "
-    "cstddef cstdint cstdio cstdlib cstring ctime deque exception fstream functional initializer_list "
-    "iomanip iostream iterator limits list map math.h memory mutex new numeric optional ostream queue "
-    "random ratio set span sstream stack stdexcept stdio.h stdlib.h string string.h string_view "
-    "thread time.h tuple type_traits typeinfo unordered_map unordered_set utility variant vector".split()
+    [
+        "algorithm",
+        "array",
+        "assert.h",
+        "atomic",
+        "bit",
+        "bitset",
+        "cassert",
+        "cctype",
+        "cfloat",
+        "chrono",
+        "climits",
+        "cmath",
+        "complex",
+        "cstddef",
+        "cstdint",
+        "cstdio",
+        "cstdlib",
+        "cstring",
+        "ctime",
+        "deque",
+        "exception",
+        "fstream",
+        "functional",
+        "initializer_list",
+        "iomanip",
+        "iostream",
+        "iterator",
+        "limits",
+        "list",
+        "map",
+        "math.h",
+        "memory",
+        "mutex",
+        "new",
+        "numeric",
+        "optional",
+        "ostream",
+        "queue",
+        "random",
+        "ratio",
+        "set",
+        "span",
+        "sstream",
+        "stack",
+        "stdexcept",
+        "stdio.h",
+        "stdlib.h",
+        "string",
+        "string.h",
+        "string_view",
+        "thread",
+        "time.h",
+        "tuple",
+        "type_traits",
+        "typeinfo",
+        "unordered_map",
+        "unordered_set",
+        "utility",
+        "variant",
+        "vector",
+    ]
 )
 # Functions that may declare threadgroup variables, or whose rules are others.
 _ENTRY_POINTS = {"kernel", "vertex", "fragment", "mesh", "object", "visible", "stitchable"}
-_NOT_FUNCTIONS = {"if", "for", "while", "switch", "catch", "decltype", "sizeof", "alignas", "return"}
+_NOT_FUNCTIONS = {"if", "for", "while", "switch", "decltype", "sizeof", "alignas", "return"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +172,7 @@ def _forbidden_words(tokens: list[Token]) -> Iterator[Found]:
         after = neighbor(tokens, i, 1)
         if token.text in _WORDS:
             # `= delete` removes a function; `operator new` is a name.
-            if before.is_symbol("=") and token.text == "delete" or before.is_name("operator"):
+            if (before.is_symbol("=") and token.text == "delete") or before.is_name("operator"):
                 continue
             yield token.line, _WORDS[token.text]
         elif token.text in _PRINTING and after < len(tokens) and tokens[after].is_symbol("("):
@@ -144,7 +201,7 @@ def _standard_library(tokens: list[Token]) -> Iterator[Found]:
         elif token.is_name("std") and not own:
             after = neighbor(tokens, i, 1)
             used = tokens[neighbor(tokens, i, -1)].is_name("namespace")
-            if used or after < len(tokens) and tokens[after].is_symbol("::"):
+            if used or (after < len(tokens) and tokens[after].is_symbol("::")):
                 yield (
                     token.line,
                     "Metal has no C++ standard library: use Metal's own functions, such as "
@@ -301,7 +358,9 @@ def _calls(tokens: list[Token], function: _Function, names: set[str]) -> Iterato
             continue
         before, after = neighbor(tokens, i, -1), neighbor(tokens, i, 1)
         # `x.f()` and `scope::f()` may be other functions; `T f(...)` declares a variable.
-        is_other = tokens[before].is_symbol(".", "->", "::", "&", "*", ">")
-        is_other = is_other or (tokens[before].kind == "name" and tokens[before].text != "return")
+        is_other = tokens[before].is_symbol(".", "->", "::")
+        is_other = is_other or (
+            tokens[before].kind == "name" and tokens[before].text not in ("return", "else", "do")
+        )
         if tokens[after].is_symbol("(") and not is_other:
             yield token.text, token.line

@@ -202,6 +202,9 @@ def _share(tokens: list[Token], place: int) -> int:
         before = neighbor(tokens, before, -1)
     if before >= 0 and tokens[before].text not in _BEFORE_A_DECLARATION:
         return place  # a pointer to `const threadgroup T`, a template argument
+    follows = neighbor(tokens, place, 1)
+    if follows >= len(tokens) or tokens[follows].kind != "name":
+        return place  # the qualifier of a member function
     name = _after_type(tokens, place)
     if name >= len(tokens):
         return place

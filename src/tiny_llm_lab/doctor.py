@@ -93,6 +93,21 @@ def check_metal() -> Finding:
     return Finding("Metal", f"not available, and not needed: MLX computes on {mx.default_device()}")
 
 
+def check_metal_simulator() -> Finding:
+    """What runs Metal kernels where there is no Metal GPU."""
+    from metal_simulator import CompileError
+    from metal_simulator.address_spaces import available
+    from metal_simulator.build import compiler_version
+
+    try:
+        version = compiler_version()
+    except CompileError as error:
+        return Finding("Metal simulator", str(error), "install a C++ compiler as above")
+    if not available():
+        return Finding("Metal simulator", "libclang does not load", REINSTALL)
+    return Finding("Metal simulator", f"ready; it compiles kernels with {version}")
+
+
 def check_mdbook() -> Finding:
     """The mdbook binary, for `pdm run book`."""
     binary = shutil.which("mdbook", path=str(Path(sys.executable).parent))
@@ -128,6 +143,7 @@ CHECKS: list[Callable[[], Finding]] = [
     check_nanobind,
     check_compiler,
     check_metal,
+    check_metal_simulator,
     check_mdbook,
     check_disk,
     check_embedded_model,

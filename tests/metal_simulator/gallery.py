@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+
 from inputs import float64, normal
 
 SOURCES = Path(__file__).parent / "kernels"

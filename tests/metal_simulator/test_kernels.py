@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from gallery import BARRIER, KERNELS, Bug, Case, Kernel
-from inputs import float64
 
+from inputs import float64
 from metal_simulator import CompileError, KernelError, KernelWarning, metal_kernel, watch
 
 DTYPE_NAMES = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16", mx.uint32: "u32"}
@@ -33,11 +33,12 @@ every_bug = pytest.mark.parametrize(
 
 
 def compiled(kernel: Kernel, source: str | None = None, **options: Any) -> Any:
+    text = kernel.source if source is None else source
     return metal_kernel(
         kernel.name,
         kernel.inputs,
         kernel.outputs,
-        kernel.source if source is None else source,
+        f'#line 1 "{kernel.name}.metal"\n{text}',  # as `read_source` has it
         **kernel.options,
         **options,
     )
@@ -65,9 +66,7 @@ def findings(kernel: Any, case: Case, order: int) -> list[Any]:
 
 
 @every_dtype
-def test_checked_run_finds_nothing_and_equals_the_oracle(
-    kernel: Kernel, dtype: mx.Dtype
-) -> None:
+def test_checked_run_finds_nothing_and_equals_the_oracle(kernel: Kernel, dtype: mx.Dtype) -> None:
     run = compiled(kernel)
     for seed, shape in enumerate(kernel.small):
         case = kernel.case(*shape, dtype=dtype, seed=10 * seed)
@@ -102,7 +101,12 @@ def test_planted_bug_is_found(kernel: Kernel, bug: Bug) -> None:
     run = compiled(kernel, source, timeout=bug.timeout)
     for order in (0, 1, 2):
         found = findings(run, case, order)
-        assert any(bug.matches(finding, source) for finding in found), (order, found)
+        matching = [finding for finding in found if bug.matches(finding, source)]
+        assert matching, (order, found)
+        if bug.lines(source):
+            line = source.splitlines()[matching[0].line - 1]
+            assert matching[0].source == line.strip()
+            assert matching[0].file == f"{kernel.name}.metal"
 
 
 def test_every_barrier_of_every_kernel_is_deleted_once() -> None:

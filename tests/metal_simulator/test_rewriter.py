@@ -60,6 +60,7 @@ def test_every_form_of_threadgroup_variable_is_found(declaration, names):
         "float sum(threadgroup float* x, threadgroup const float& y);",
         "auto p = (threadgroup float*)tile;",
         "reinterpret_cast<threadgroup float4*>(tile);",
+        "struct S { float x; operator float() const threadgroup { return x; } };",
     ],
 )
 def test_pointers_to_threadgroup_memory_declare_nothing(source):

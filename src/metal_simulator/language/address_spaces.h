@@ -74,10 +74,14 @@ DECLARE_VECTORS(float)
 struct bfloat {
   ushort bits;
   bfloat() = default;
+  bfloat(const bfloat&) = default;
+  bfloat(const __constant bfloat&);
   template <class T>
   explicit bfloat(T);
   operator float() const;
   operator float() const __constant;
+  bfloat& operator=(const bfloat&) = default;
+  bfloat& operator=(const __constant bfloat&);
 };
 typedef bfloat bfloat16_t;
 

@@ -325,23 +325,23 @@ struct quad_vote {
   vote_t bits;
 };
 
-#define SIM_VOTES(group, ballot, Group)                                                     \
+#define SIM_VOTES(group, Ballot, Group)                                                     \
   METAL_FUNC group##_vote group##_ballot(bool value, SIM_PLACE) {                           \
     return group##_vote(                                                                    \
-        language::together<language::ballot>(value, #group "_ballot", file, line).yes);     \
+        language::together<language::Ballot>(value, #group "_ballot", file, line).yes);     \
   }                                                                                         \
   METAL_FUNC group##_vote group##_active_threads_mask(SIM_PLACE) {                          \
     return group##_vote(                                                                    \
-        language::together<language::ballot>(true, #group "_active_threads_mask", file, line) \
+        language::together<language::Ballot>(true, #group "_active_threads_mask", file, line) \
             .active);                                                                       \
   }                                                                                         \
   METAL_FUNC bool group##_all(bool value, SIM_PLACE) {                                      \
     language::votes votes =                                                                 \
-        language::together<language::ballot>(value, #group "_all", file, line);             \
+        language::together<language::Ballot>(value, #group "_all", file, line);             \
     return votes.yes == votes.active;                                                       \
   }                                                                                         \
   METAL_FUNC bool group##_any(bool value, SIM_PLACE) {                                      \
-    return language::together<language::ballot>(value, #group "_any", file, line).yes != 0; \
+    return language::together<language::Ballot>(value, #group "_any", file, line).yes != 0; \
   }                                                                                         \
   METAL_FUNC bool group##_is_first(SIM_PLACE) {                                             \
     return language::together<language::first_lane<Group>>(true, #group "_is_first", file,  \

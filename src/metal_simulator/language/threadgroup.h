@@ -31,8 +31,8 @@ METAL_FUNC void simdgroup_barrier(mem_flags flags, SIM_PLACE) {
 }  // namespace metal
 
 // The threadgroup's variable of type T that belongs to this declaration. The address `id` is the
-// declaration's own; in a template, each instance has its own. Tag is free for the rewriter's use.
-template <class Tag, class T>
+// declaration's own; in a template, each instance has its own.
+template <class T>
 METAL_FUNC T& threadgroup_variable(const void* id, const char* name, const char* file,
                                    uint32_t line) {
   using Element = std::remove_all_extents_t<T>;

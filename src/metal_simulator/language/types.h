@@ -101,6 +101,25 @@ SIM_BFLOAT_OPERATOR(*)
 SIM_BFLOAT_OPERATOR(/)
 #undef SIM_BFLOAT_OPERATOR
 
+// Comparisons need their own operators: the built-in ones do not see conversion templates.
+#define SIM_BFLOAT_COMPARISON(op)                                                        \
+  constexpr METAL_FUNC bool operator op(bfloat a, bfloat b) { return float(a) op float(b); } \
+  template <class T, language::require<std::is_arithmetic<T>::value> = 0>               \
+  constexpr METAL_FUNC bool operator op(bfloat a, T b) {                                \
+    return float(a) op b;                                                               \
+  }                                                                                     \
+  template <class T, language::require<std::is_arithmetic<T>::value> = 0>               \
+  constexpr METAL_FUNC bool operator op(T a, bfloat b) {                                \
+    return a op float(b);                                                               \
+  }
+SIM_BFLOAT_COMPARISON(==)
+SIM_BFLOAT_COMPARISON(!=)
+SIM_BFLOAT_COMPARISON(<)
+SIM_BFLOAT_COMPARISON(>)
+SIM_BFLOAT_COMPARISON(<=)
+SIM_BFLOAT_COMPARISON(>=)
+#undef SIM_BFLOAT_COMPARISON
+
 // The literals 1.5h and 1.5bf.
 #pragma GCC diagnostic push
 #if defined(__clang__)
@@ -161,7 +180,6 @@ using std::remove_pointer_t;
 using std::remove_reference;
 using std::remove_reference_t;
 using std::true_type;
-using std::void_t;
 
 // What the standard library says of `half` and `bfloat` is not what Metal says.
 template <class T>
@@ -181,6 +199,10 @@ template <class T>
 constexpr bool is_signed_v = std::is_signed<T>::value || is_floating_point_v<T>;
 template <class T>
 struct is_signed : bool_constant<is_signed_v<T>> {};
+
+// A name inside of Apple's headers that MLX's headers use.
+template <class... B>
+struct _disjunction : std::disjunction<B...> {};
 
 // Address spaces are gone by now, so what remains to remove is const and volatile.
 template <class T>
@@ -249,6 +271,14 @@ template <> struct numeric_limits<ulong> : integer_limits<ulong> {};
 template <> struct numeric_limits<half> : floating_limits<half, uint16_t, 11, 5> {};
 template <> struct numeric_limits<bfloat> : floating_limits<bfloat, uint16_t, 8, 8> {};
 template <> struct numeric_limits<float> : floating_limits<float, uint32_t, 24, 8> {};
+
+// A value that all threads have alike, which helps Apple's compiler only.
+template <class T>
+using uniform = T;
+template <class T>
+constexpr METAL_FUNC T make_uniform(T value) {
+  return value;
+}
 
 template <class T, size_t N>
 struct array {

@@ -20,6 +20,9 @@ template <class V, class T, int N, int... Index>
 struct swizzle {
   T components[N];
 
+  swizzle() = default;
+  swizzle(const swizzle&) = default;
+
   METAL_FUNC constexpr operator V() const { return V(components[Index]...); }
 
   METAL_FUNC constexpr swizzle& operator=(const V& value) {
@@ -169,7 +172,7 @@ struct alignas(sizeof(T) * (N == 2 ? 2 : 4)) vec : language::components<T, N> {
   // Scalars and smaller vectors that together have N components, as in float4(v.xy, 0, 1).
   template <class A, class B, class... Rest,
             language::require<(language::size_v<A> > 0 && language::size_v<B> > 0)> = 0,
-            language::require<(language::size_v<A> + language::size_v<B> + ... +
+            language::require<((language::size_v<A> + language::size_v<B>) + ... +
                                language::size_v<Rest>) == N> = 0>
   METAL_FUNC constexpr vec(const A& a, const B& b, const Rest&... rest)
       : language::components<T, N>(language::zeros()) {
@@ -343,27 +346,35 @@ namespace language {
 
 // The type that the arguments of a function have in common. Metal overloads its functions for each
 // type: scalars of different types are ambiguous, vectors of different types do not match, and a
-// scalar beside a vector counts for all components.
+// scalar beside a vector counts for all components. For functions of floating-point values only,
+// an integer beside a floating-point scalar is not ambiguous: pow(2, x) is pow(2.0f, x).
 struct mismatch {};
-template <class... V>
+template <class V, class W, bool FloatingOnly>
+constexpr bool yields_v = (size_v<V> == 1 && size_v<W> > 1) ||
+                          (FloatingOnly && std::is_integral<V>::value &&
+                           metal::is_floating_point_v<W>);
+template <bool FloatingOnly, class... V>
 struct common;
-template <class V>
-struct common<V> {
+template <bool FloatingOnly, class V>
+struct common<FloatingOnly, V> {
   using type = V;
 };
-template <class V, class W, class... Rest>
-struct common<V, W, Rest...>
-    : common<std::conditional_t<
-                 std::is_same<V, W>::value || (size_v<V> > 1 && size_v<W> == 1), V,
-                 std::conditional_t<(size_v<V> == 1 && size_v<W> > 1), W, mismatch>>,
+template <bool FloatingOnly, class V, class W, class... Rest>
+struct common<FloatingOnly, V, W, Rest...>
+    : common<FloatingOnly,
+             std::conditional_t<std::is_same<V, W>::value || yields_v<W, V, FloatingOnly>, V,
+                                std::conditional_t<yields_v<V, W, FloatingOnly>, W, mismatch>>,
              Rest...> {};
 template <class... A>
-using common_t = typename common<value_t<A>...>::type;
+using common_t = typename common<false, value_t<A>...>::type;
+template <class... A>
+using floating_common_t = typename common<true, value_t<A>...>::type;
 
 // The result types of functions; there is no such function where the arguments do not fit.
 template <class... A>
 using floating_t =
-    std::enable_if_t<metal::is_floating_point_v<element_t<common_t<A...>>>, common_t<A...>>;
+    std::enable_if_t<metal::is_floating_point_v<element_t<floating_common_t<A...>>>,
+                     floating_common_t<A...>>;
 template <class... A>
 using integer_t = std::enable_if_t<metal::is_integral_v<element_t<common_t<A...>>> &&
                                        !std::is_same<element_t<common_t<A...>>, bool>::value,

@@ -8,6 +8,9 @@
 
 namespace sim {
 
+// What an access does, as a set.
+enum AccessKind : uint8_t { kRead = 1, kWrite = 2, kAtomic = 4 };
+
 struct Access {
   uint32_t threadgroup;      // its index in the grid; always 0 for threadgroup memory
   uint32_t epoch;            // 0: there was no access

@@ -150,16 +150,25 @@ void decide_write(Worker& worker) {
   found(worker, undecided.finding, false);
 }
 
-void check_device_access(Worker& worker, const Buffer& buffer, uint64_t address, uint32_t bytes,
-                         bool read, const Access& access) {
-  const sim_place place = place_in_library(access.place);
-  if (access.write && !buffer.source->writable) {
-    sim_finding finding = finding_at(buffer, SIM_WRITE_TO_INPUT, address, bytes, true, place);
+void check_device_access(Worker& worker, const Buffer& buffer, uintptr_t address, uint32_t bytes,
+                         uint8_t kind, uint32_t place) {
+  const bool write = kind & kWrite;
+  if (write && !buffer.source->writable) {
+    sim_finding finding =
+        finding_at(buffer, SIM_WRITE_TO_INPUT, address, bytes, true, place_in_library(place));
     found(worker, finding, true);
     return;
   }
   if (!buffer.writes) return;
 
+  const Fiber& fiber = *worker.current;
+  const Access access{worker.threadgroup,
+                      worker.device_epoch,
+                      worker.simdgroups[fiber.simdgroup].device_epoch,
+                      place,
+                      static_cast<uint16_t>(fiber.index),
+                      write,
+                      (kind & kAtomic) != 0};
   const uint64_t offset = address - reinterpret_cast<uintptr_t>(buffer.base);
   Access other{};
   uint64_t race_offset = 0, uninitialized_offset = 0;
@@ -171,7 +180,7 @@ void check_device_access(Worker& worker, const Buffer& buffer, uint64_t address,
       other = *race;
       race_offset = i * buffer.granule;
     }
-    if (read && !buffer.writes[i].epoch && !buffer.source->initialized && !uninitialized) {
+    if (kind & kRead && !buffer.writes[i].epoch && !buffer.source->initialized && !uninitialized) {
       uninitialized = true;
       uninitialized_offset = i * buffer.granule;
     }
@@ -179,8 +188,8 @@ void check_device_access(Worker& worker, const Buffer& buffer, uint64_t address,
   }
   if (uninitialized) {
     const uintptr_t element = reinterpret_cast<uintptr_t>(buffer.base) + uninitialized_offset;
-    sim_finding finding =
-        finding_at(buffer, SIM_DEVICE_UNINITIALIZED, element, bytes, access.write, place);
+    sim_finding finding = finding_at(buffer, SIM_DEVICE_UNINITIALIZED, element, bytes, write,
+                                     place_in_library(place));
     found(worker, finding, false);
   }
   if (other.epoch) report_race(worker, buffer, address, bytes, access, other, race_offset);

@@ -60,9 +60,9 @@ class DeviceMemory {
   uint64_t memory_bytes_ = 0;
 };
 
-// Checks an access inside a buffer and records it. `reads` and `write`: an atomic may do both.
-void check_device_access(Worker& worker, const Buffer& buffer, uint64_t address, uint32_t bytes,
-                         bool read, const Access& access);
+// Checks an access inside a buffer and records it. `kind` is a set of AccessKind.
+void check_device_access(Worker& worker, const Buffer& buffer, uintptr_t address, uint32_t bytes,
+                         uint8_t kind, uint32_t place);
 
 // Reports an access in the zone of a buffer, but outside of it.
 void report_device_overrun(Worker& worker, const Buffer& buffer, uintptr_t address, uint32_t bytes,

@@ -31,41 +31,30 @@ __attribute__((noinline)) void check_other_access(Worker& worker, uintptr_t addr
   found(worker, finding, true);
 }
 
-enum Kind : uint8_t { kRead = 1, kWrite = 2, kAtomic = 4 };
-
 inline __attribute__((always_inline)) void check(const void* pointer, uint64_t bytes, uint8_t kind,
                                                  void* return_address) {
   Worker* const running = current_worker;
   if (__builtin_expect(!running, 0)) return;
   Worker& worker = *running;
   const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
-  if (address - worker.own_stack < worker.own_stack_bytes) return;
+  if (address - worker.unchecked_begin < worker.unchecked_bytes) return;
 
   worker.accesses++;
   const uint32_t place = worker.place(reinterpret_cast<uintptr_t>(return_address) - 1);
   if (__builtin_expect(worker.attention, 0)) attend(worker, place_in_library(place), true);
   const uint32_t size = static_cast<uint32_t>(bytes);
-  const bool read = kind & kRead, write = kind & kWrite;
-  const Fiber& fiber = *worker.current;
-  Access access{worker.threadgroup,
-                worker.device_epoch,
-                worker.simdgroups[fiber.simdgroup].device_epoch,
-                place,
-                static_cast<uint16_t>(fiber.index),
-                write,
-                (kind & kAtomic) != 0};
   if (worker.threadgroup_memory.contains(address)) {
     const uint32_t offset = worker.threadgroup_memory.offset(address);
-    return check_threadgroup_access(worker, offset, size, read, access);
+    return check_threadgroup_access(worker, offset, size, kind, place);
   }
   if (worker.last_buffer && worker.last_buffer->contains(address, bytes))
-    return check_device_access(worker, *worker.last_buffer, address, size, read, access);
+    return check_device_access(worker, *worker.last_buffer, address, size, kind, place);
   for (const Buffer& buffer : worker.launch->memory.buffers()) {
     if (!buffer.contains(address, bytes)) continue;
     worker.last_buffer = &buffer;
-    return check_device_access(worker, buffer, address, size, read, access);
+    return check_device_access(worker, buffer, address, size, kind, place);
   }
-  check_other_access(worker, address, size, write, place_in_library(place));
+  check_other_access(worker, address, size, kind & kWrite, place_in_library(place));
 }
 
 }  // namespace
@@ -187,11 +176,12 @@ extern "C" {
 
 void __ubsan_handle_out_of_bounds(OutOfBounds* data, uint64_t index) {
   sim_finding finding = finding_at(SIM_ARRAY_OUT_OF_BOUNDS, data->location);
-  finding.element = value_of(*data->index, index);
+  finding.element = finding.value = value_of(*data->index, index);
   set_type(finding, *data->array);
   const char* const extent = strchr(finding.detail, '[');
   if (extent) finding.elements = strtoull(extent + 1, nullptr, 10);
-  report(finding, false);
+  // The access comes next, and could destroy the thread's own stack.
+  report(finding, true);
 }
 
 void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uint64_t pointer) {

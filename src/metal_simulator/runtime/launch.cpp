@@ -109,7 +109,7 @@ static bool prepare_worker(Worker& worker, Launch& launch) {
 
 static void run_worker(Worker& worker) {
   Launch& launch = *worker.launch;
-  static thread_local char signal_stack[kSignalStackBytes];
+  char signal_stack[kSignalStackBytes];  // on the stack of the worker: static TLS is too small
   prepare_thread_for_signals(signal_stack);
   current_worker = &worker;
   const uint64_t n = launch.threadgroup_count;

@@ -94,14 +94,14 @@ static void run_simd_operation(Worker& worker, uint32_t index) {
       in[lane] = lanes[lane].wait.in;
       out[lane] = lanes[lane].wait.out;
     }
-    // Arguments and results lie on the stacks of all lanes.
-    const uintptr_t own_stack = worker.own_stack;
-    worker.own_stack = worker.stacks.begin();
-    worker.own_stack_bytes = kStackBytes * kMaxThreads;
+    // The function reads and writes the stacks of all lanes, so nothing is checked meanwhile.
+    const uintptr_t unchecked_begin = worker.unchecked_begin;
+    worker.unchecked_begin = 0;
+    worker.unchecked_bytes = UINTPTR_MAX;
     worker.current = first;  // whom findings name
     first->wait.function(in, out, active);
-    worker.own_stack = own_stack;
-    worker.own_stack_bytes = kStackBytes;
+    worker.unchecked_begin = unchecked_begin;
+    worker.unchecked_bytes = kStackBytes;
     worker.simd_operations++;
   }
   group.at_operation &= ~active;
@@ -194,8 +194,8 @@ static void resume(Worker& worker, Fiber& fiber, void** save) {
     fiber.stack_pointer = worker.stacks.start(fiber.stack, fiber_main);
   }
   worker.current = &fiber;
-  worker.own_stack = reinterpret_cast<uintptr_t>(fiber.stack);
-  worker.own_stack_bytes = kStackBytes;
+  worker.unchecked_begin = reinterpret_cast<uintptr_t>(fiber.stack);
+  worker.unchecked_bytes = kStackBytes;
   worker.on_main_stack = false;
   worker.switches++;
   sim_switch_stack(save, fiber.stack_pointer);
@@ -227,6 +227,12 @@ void found(Worker& worker, sim_finding& finding, bool fatal) {
   if (worker.launch->findings.add(finding, fatal)) leave_launch(worker);
 }
 
+sim_finding make_timeout(const Worker& worker, const sim_place& place) {
+  sim_finding finding = make_finding(SIM_TIMEOUT, place);
+  finding.value = static_cast<int64_t>(worker.launch->request.timeout * 1000);
+  return finding;
+}
+
 void yield(Worker& worker) {
   Fiber& self = *worker.current;
   worker.simdgroups[self.simdgroup].ready |= 1u << self.lane;
@@ -237,7 +243,7 @@ void attend(Worker& worker, const sim_place& place, bool may_yield) {
   if (worker.on_main_stack) return;
   if (worker.attention & kUndecidedWrite) decide_write(worker);
   if (worker.attention & kTimedOut) {
-    sim_finding finding = make_finding(SIM_TIMEOUT, place);
+    sim_finding finding = make_timeout(worker, place);
     found(worker, finding, true);
   }
   if (may_yield && worker.attention & kRandomOrder && next_random(worker.random_state) % 8 == 0)

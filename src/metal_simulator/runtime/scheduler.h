@@ -17,6 +17,8 @@ void leave_launch(Worker& worker);
 // What every entry into the runtime does when `worker.attention` is set.
 void attend(Worker& worker, const sim_place& place, bool may_yield);
 
+sim_finding make_timeout(const Worker& worker, const sim_place& place);
+
 uint64_t next_random(uint64_t& state);
 
 }  // namespace sim

@@ -101,7 +101,7 @@ void on_signal(int signal, siginfo_t* info, void* raw_context) {
       return;
     }
     if (!findings.stopped()) {
-      sim_finding finding = make_finding(SIM_TIMEOUT, place);
+      sim_finding finding = make_timeout(*worker, place);
       finding.who = worker->who();
       findings.add(finding, true);
     }

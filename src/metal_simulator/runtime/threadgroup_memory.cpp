@@ -43,12 +43,6 @@ const Variable* ThreadgroupMemory::find(const void* id) const {
   return nullptr;
 }
 
-Variable* ThreadgroupMemory::at(uint32_t offset) {
-  for (Variable& variable : variables_)
-    if (offset - variable.offset < variable.bytes) return &variable;
-  return nullptr;
-}
-
 const Variable* ThreadgroupMemory::nearest(uint32_t offset) const {
   const Variable* best = nullptr;
   uint32_t best_distance = 0;
@@ -94,60 +88,77 @@ void describe_element(const Variable& variable, uint32_t offset, sim_finding& fi
 }
 
 static sim_finding finding_at(const Variable* variable, sim_kind kind, uint32_t offset,
-                              uint32_t bytes, const Access& access) {
-  sim_finding finding = make_finding(kind, place_in_library(access.place));
+                              uint32_t bytes, bool write, uint32_t place) {
+  sim_finding finding = make_finding(kind, place_in_library(place));
   if (variable) describe_element(*variable, offset, finding);
   finding.bytes = bytes;
-  finding.write = access.write;
+  finding.write = write;
   return finding;
 }
 
-void check_threadgroup_access(Worker& worker, uint32_t offset, uint32_t bytes, bool read,
-                              Access access) {
-  ThreadgroupMemory& memory = worker.threadgroup_memory;
-  Variable* variable = memory.at(offset);
-  if (!variable || bytes > variable->bytes - (offset - variable->offset)) {
-    const Variable* nearest = variable ? variable : memory.nearest(offset);
-    // Where a part is inside, the first element behind the end is the one that is wrong.
-    const uint32_t wrong = variable ? variable->offset + variable->bytes : offset;
-    sim_finding finding =
-        finding_at(nearest, SIM_THREADGROUP_OUT_OF_BOUNDS, wrong, bytes, access);
-    found(worker, finding, false);
-    return;
-  }
-  if ((offset - variable->offset) % variable->granule || bytes % variable->granule)
-    memory.split(*variable);
+__attribute__((noinline)) static void report_overrun(Worker& worker, const Variable* variable,
+                                                     uint32_t offset, uint32_t bytes, bool write,
+                                                     uint32_t place) {
+  // Where a part is inside, the first element behind the end is the one that is wrong.
+  if (variable) offset = variable->offset + variable->bytes;
+  const Variable* const nearest = variable ? variable : worker.threadgroup_memory.nearest(offset);
+  sim_finding finding =
+      finding_at(nearest, SIM_THREADGROUP_OUT_OF_BOUNDS, offset, bytes, write, place);
+  found(worker, finding, false);
+}
 
-  access.threadgroup = 0;
-  access.epoch = memory.epoch;
-  access.simdgroup_epoch = worker.simdgroups[worker.current->simdgroup].threadgroup_epoch;
-  Access other{};
+__attribute__((noinline)) static void report_race(Worker& worker, const Variable& variable,
+                                                  uint32_t offset, uint32_t bytes, bool write,
+                                                  uint32_t place, const Access& other) {
+  sim_finding finding = finding_at(&variable, SIM_THREADGROUP_RACE, offset, bytes, write, place);
+  finding.other_place = place_in_library(other.place);
+  finding.other_who = worker.launch->who(worker.threadgroup, other.thread);
+  finding.other_write = other.write;
+  found(worker, finding, false);
+}
+
+__attribute__((noinline)) static void report_uninitialized(Worker& worker, const Variable& variable,
+                                                           uint32_t offset, uint32_t bytes,
+                                                           bool write, uint32_t place) {
+  sim_finding finding =
+      finding_at(&variable, SIM_THREADGROUP_UNINITIALIZED, offset, bytes, write, place);
+  found(worker, finding, false);
+}
+
+void check_threadgroup_access(Worker& worker, uint32_t offset, uint32_t bytes, uint8_t kind,
+                              uint32_t place) {
+  ThreadgroupMemory& memory = worker.threadgroup_memory;
+  const bool write = kind & kWrite;
+  Variable* const variable = memory.at(offset);
+  if (!variable || bytes > variable->bytes - (offset - variable->offset))
+    return report_overrun(worker, variable, offset, bytes, write, place);
+  if (((offset - variable->offset) | bytes) & (variable->granule - 1)) memory.split(*variable);
+
+  const Fiber& fiber = *worker.current;
+  const Access access{0,
+                      memory.epoch,
+                      worker.simdgroups[fiber.simdgroup].threadgroup_epoch,
+                      place,
+                      static_cast<uint16_t>(fiber.index),
+                      write,
+                      (kind & kAtomic) != 0};
+  // Offset 0 is in the first red zone, so it means that nothing was found.
   uint32_t race_offset = 0, uninitialized_offset = 0;
+  Access other{};
   for (uint32_t i = 0; i < bytes; i += variable->granule) {
     Cell& cell = memory.cell(offset + i);
-    if (!race_offset) {
-      if (const Access* race = find_race(cell.last_write, cell.reads, access)) {
-        other = *race;
-        race_offset = offset + i;
-      }
+    const Access* const race = find_race(cell.last_write, cell.reads, access);
+    if (race && !race_offset) {
+      other = *race;
+      race_offset = offset + i;
     }
-    if (read && cell.last_write.epoch < memory.first_epoch && !uninitialized_offset)
+    if (kind & kRead && cell.last_write.epoch < memory.first_epoch && !uninitialized_offset)
       uninitialized_offset = offset + i;
     record(cell.last_write, cell.reads, access);
   }
-  // Offset 0 is in the first red zone, so it means that nothing was found.
-  if (race_offset) {
-    sim_finding finding = finding_at(variable, SIM_THREADGROUP_RACE, race_offset, bytes, access);
-    finding.other_place = place_in_library(other.place);
-    finding.other_who = worker.launch->who(worker.threadgroup, other.thread);
-    finding.other_write = other.write;
-    found(worker, finding, false);
-  }
-  if (uninitialized_offset) {
-    sim_finding finding = finding_at(variable, SIM_THREADGROUP_UNINITIALIZED, uninitialized_offset,
-                                     bytes, access);
-    found(worker, finding, false);
-  }
+  if (race_offset) report_race(worker, *variable, race_offset, bytes, write, place, other);
+  if (uninitialized_offset)
+    report_uninitialized(worker, *variable, uninitialized_offset, bytes, write, place);
 }
 
 }  // namespace sim

@@ -34,7 +34,11 @@ class ThreadgroupMemory {
   void start_threadgroup();  // poisons them
 
   const Variable* find(const void* id) const;
-  Variable* at(uint32_t offset);
+  Variable* at(uint32_t offset) {
+    for (Variable& variable : variables_)
+      if (offset - variable.offset < variable.bytes) return &variable;
+    return nullptr;
+  }
   const Variable* nearest(uint32_t offset) const;
 
   // Adds a variable; null if it does not fit. `needed` gets the sum of bytes with it.
@@ -62,9 +66,9 @@ class ThreadgroupMemory {
   uint64_t used_ = 0;  // bytes by Metal's count, without red zones
 };
 
-// Checks an access to the arena and records it.
-void check_threadgroup_access(Worker& worker, uint32_t offset, uint32_t bytes, bool read,
-                              Access access);
+// Checks an access to the arena and records it. `kind` is a set of AccessKind.
+void check_threadgroup_access(Worker& worker, uint32_t offset, uint32_t bytes, uint8_t kind,
+                              uint32_t place);
 
 // Fills in which element of which variable an offset means.
 void describe_element(const Variable& variable, uint32_t offset, sim_finding& finding);

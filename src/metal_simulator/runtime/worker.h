@@ -67,8 +67,8 @@ struct Worker {
   volatile uint8_t attention = 0;
 
   // Memory that is free to access without a check: the stack of the fiber that runs.
-  uintptr_t own_stack = 0;
-  uintptr_t own_stack_bytes = 0;
+  uintptr_t unchecked_begin = 0;
+  uintptr_t unchecked_bytes = 0;
 
   std::array<Fiber, kMaxThreads> fibers{};
   std::array<SimdGroup, kMaxThreads / kLanes> simdgroups{};
