@@ -230,15 +230,15 @@ def _declared_by(tokens: list[Token], first: int) -> Iterator[ThreadgroupVariabl
     while True:
         place = name
         end = neighbor(tokens, place, 1)
-        while tokens[end].is_symbol("["):
+        while end < len(tokens) and tokens[end].is_symbol("["):
             end = neighbor(tokens, matching(tokens, end), 1)
         dimensions = range(place + 1, end)
-        initialized = tokens[end].is_symbol("=", "{")
-        while not tokens[end].is_symbol(",", ";"):
+        initialized = end < len(tokens) and tokens[end].is_symbol("=", "{")
+        while end < len(tokens) and not tokens[end].is_symbol(",", ";"):
             closing = matching(tokens, end) if tokens[end].is_symbol("(", "{", "[") else end
             end = neighbor(tokens, closing, 1)
-            if end >= len(tokens):
-                return
+        if end >= len(tokens):
+            return
         yield ThreadgroupVariable(place, type_places, dimensions, end, initialized, first)
         name = neighbor(tokens, end, 1)
         if tokens[end].is_symbol(";") or name >= len(tokens) or tokens[name].kind != "name":
@@ -248,9 +248,12 @@ def _declared_by(tokens: list[Token], first: int) -> Iterator[ThreadgroupVariabl
 def _optional_lines(tokens: list[Token]) -> Iterator[range]:
     """The lines of `if constexpr` with its branches: clang checks even those that are not taken."""
     for i, token in enumerate(tokens):
-        if not token.is_name("constexpr") or not tokens[neighbor(tokens, i, -1)].is_name("if"):
+        opening = neighbor(tokens, i, 1)
+        if not token.is_name("constexpr") or opening >= len(tokens):
             continue
-        place = neighbor(tokens, matching(tokens, neighbor(tokens, i, 1)), 1)
+        if not tokens[neighbor(tokens, i, -1)].is_name("if") or tokens[opening].text != "(":
+            continue
+        place = neighbor(tokens, matching(tokens, opening), 1)
         while place < len(tokens):
             end = _end_of_statement(tokens, place)
             otherwise = neighbor(tokens, end, 1)
@@ -340,8 +343,8 @@ def _message(diagnostic: Any, text: str) -> str | None:
     if ambiguous:
         example = "clamp(x, 0.0f, 1.0f)" if ambiguous[1] == "clamp" else f"{ambiguous[1]}(x, 0.0f)"
         return (
-            f"The arguments of `{ambiguous[1]}` have different types, so Metal cannot choose between "
-            f"its versions: convert them to one type, as in `{example}`."
+            f"The arguments of `{ambiguous[1]}` have different types, so Metal cannot choose one "
+            f"of its versions: convert them to one type, as in `{example}`."
         )
     return None
 
@@ -364,8 +367,8 @@ def _dynamic_size(diagnostic: Any, text: str) -> str | None:
             if value is None or "(" in value[1]:
                 return None
         return (
-            f"The size of this array depends on `{name}`, which is known only when the kernel runs: "
-            "Metal needs a constant, such as a template argument."
+            f"The size of this array depends on `{name}`, which is known only when the kernel "
+            "runs: Metal needs a constant, such as a template argument."
         )
     return None
 
@@ -439,8 +442,8 @@ def _why_not(said: str, name: str) -> str | None:
     """Why a candidate for a call does not fit, if it is for a reason that counts."""
     if "would lose const qualifier" in said:
         return (
-            f"`{name}` may write through its parameter, but the argument is const, as all inputs of "
-            "a kernel are: declare the parameter as a pointer to const."
+            f"`{name}` may write through its parameter, but the argument is const, as all inputs "
+            "of a kernel are: declare the parameter as a pointer to const."
         )
     if _float_to_bfloat(said):
         return _FLOAT_TO_BFLOAT
@@ -454,8 +457,8 @@ def _why_not(said: str, name: str) -> str | None:
     if not given or not expected or given == expected:
         return None
     return (
-        f"`{name}` expects `{expected}` memory, but the argument is in the `{given}` address space: "
-        f"give `{name}` a version whose parameter is `{given}`."
+        f"`{name}` expects `{expected}` memory, but the argument is in the `{given}` address "
+        f"space: give `{name}` a version whose parameter is `{given}`."
     )
 
 
@@ -466,12 +469,12 @@ def _write_to_const(text: str, offset: int) -> str:
     after = re.match(r"\W*(\w+)", text[offset:])
     name = before[1] if before else after[1] if after else "this"
     return (
-        f"`{name}` is const and cannot be written: inputs of a kernel and `constant` memory are only "
-        "read; write to an output or to a variable of your own."
+        f"`{name}` is const and cannot be written: inputs of a kernel and `constant` memory are "
+        "only read; write to an output or to a variable of your own."
     )
 
 
-# --- pointers and references without an address space -----------------------------------------------
+# --- pointers and references without an address space --------------------------------------------
 
 
 def _unqualified(unit: Any, tokens: list[Token]) -> Iterator[Found]:
@@ -503,10 +506,9 @@ def _may_declare(tokens: list[Token], place: int) -> bool:
         return False
     if ADDRESS_SPACES & set(words) or {"auto", "decltype", "using", "typedef"} & set(words):
         return False
-    after = neighbor(tokens, place, 1)
-    if tokens[after].text in ADDRESS_SPACES:
+    end = neighbor(tokens, place, 1)
+    if end < len(tokens) and tokens[end].text in ADDRESS_SPACES:
         return False
-    end = after
     while end < len(tokens) and not tokens[end].is_symbol("{", ";"):
         if tokens[end].text in ("default", "delete"):
             return False

@@ -16,7 +16,7 @@ from .tokens import Token, is_code, matching, neighbor, text_of, tokenize
 
 _WORDS = {
     "double": "Metal has no `double`: use `float`.",
-    "new": "Metal has no `new`: declare an array of a constant size, or pass a buffer to the kernel.",
+    "new": "Metal has no `new`: declare an array of constant size, or pass a buffer to the kernel.",
     "delete": "Metal has no `delete`: there is no memory to allocate.",
     "virtual": "Metal has no virtual functions: use templates or overloads.",
     "try": "Metal has no exceptions: return a value that tells the error.",
@@ -29,68 +29,17 @@ _WORDS = {
 }
 _PRINTING = {"printf", "fprintf", "puts"}
 _STANDARD_HEADERS = frozenset(
-    [
-        "algorithm",
-        "array",
-        "assert.h",
-        "atomic",
-        "bit",
-        "bitset",
-        "cassert",
-        "cctype",
-        "cfloat",
-        "chrono",
-        "climits",
-        "cmath",
-        "complex",
-        "cstddef",
-        "cstdint",
-        "cstdio",
-        "cstdlib",
-        "cstring",
-        "ctime",
-        "deque",
-        "exception",
-        "fstream",
-        "functional",
-        "initializer_list",
-        "iomanip",
-        "iostream",
-        "iterator",
-        "limits",
-        "list",
-        "map",
-        "math.h",
-        "memory",
-        "mutex",
-        "new",
-        "numeric",
-        "optional",
-        "ostream",
-        "queue",
-        "random",
-        "ratio",
-        "set",
-        "span",
-        "sstream",
-        "stack",
-        "stdexcept",
-        "stdio.h",
-        "stdlib.h",
-        "string",
-        "string.h",
-        "string_view",
-        "thread",
-        "time.h",
-        "tuple",
-        "type_traits",
-        "typeinfo",
-        "unordered_map",
-        "unordered_set",
-        "utility",
-        "variant",
-        "vector",
-    ]
+    re.findall(
+        r"\S+",
+        """
+        algorithm array assert.h atomic bit bitset cassert cctype cfloat chrono climits cmath
+        complex cstddef cstdint cstdio cstdlib cstring ctime deque exception fstream functional
+        initializer_list iomanip iostream iterator limits list map math.h memory mutex new numeric
+        optional ostream queue random ratio set span sstream stack stdexcept stdio.h stdlib.h
+        string string.h string_view thread time.h tuple type_traits typeinfo unordered_map
+        unordered_set utility variant vector
+        """,
+    )
 )
 # Functions that may declare threadgroup variables, or whose rules are others.
 _ENTRY_POINTS = {"kernel", "vertex", "fragment", "mesh", "object", "visible", "stitchable"}
@@ -168,45 +117,46 @@ def _forbidden_words(tokens: list[Token]) -> Iterator[Found]:
     for i, token in enumerate(tokens):
         if token.kind != "name":
             continue
-        before = tokens[neighbor(tokens, i, -1)] if neighbor(tokens, i, -1) >= 0 else token
-        after = neighbor(tokens, i, 1)
+        before, after = _around(tokens, i)
         if token.text in _WORDS:
             # `= delete` removes a function; `operator new` is a name.
-            if (before.is_symbol("=") and token.text == "delete") or before.is_name("operator"):
-                continue
-            yield token.line, _WORDS[token.text]
-        elif token.text in _PRINTING and after < len(tokens) and tokens[after].is_symbol("("):
-            if not before.is_symbol(".", "->") and before.kind != "name":
-                yield (
-                    token.line,
-                    f"Metal has no `{token.text}`: write the value to an output, and print it in Python.",
-                )
+            if not (before == "=" and token.text == "delete") and before != "operator":
+                yield token.line, _WORDS[token.text]
+        elif token.text in _PRINTING and after == "(" and before in (";", "{", "}", ")", ""):
+            yield (
+                token.line,
+                f"Metal has no `{token.text}`: write values to an output, and print it in Python.",
+            )
+
+
+def _around(tokens: list[Token], place: int) -> tuple[str, str]:
+    """The texts of the tokens before and after a place; empty at the ends."""
+    before, after = neighbor(tokens, place, -1), neighbor(tokens, place, 1)
+    return (
+        tokens[before].text if before >= 0 else "",
+        tokens[after].text if after < len(tokens) else "",
+    )
 
 
 def _standard_library(tokens: list[Token]) -> Iterator[Found]:
-    own = any(
-        t.is_name("namespace") and tokens[neighbor(tokens, i, 1)].is_name("std")
-        for i, t in enumerate(tokens[:-1])
-        if not tokens[neighbor(tokens, i, -1)].is_name("using")
-    )
-    for i, token in enumerate(tokens):
-        if token.kind == "directive":
-            header = re.match(r"\s*#\s*include\s*<([^>]*)>", token.text)
-            if header and header[1] in _STANDARD_HEADERS:
-                yield (
-                    token.line,
-                    f"Metal has no C++ standard library, so no `<{header[1]}>`: Metal's own functions "
-                    "are in the namespace `metal`.",
-                )
-        elif token.is_name("std") and not own:
-            after = neighbor(tokens, i, 1)
-            used = tokens[neighbor(tokens, i, -1)].is_name("namespace")
-            if used or (after < len(tokens) and tokens[after].is_symbol("::")):
-                yield (
-                    token.line,
-                    "Metal has no C++ standard library: use Metal's own functions, such as "
-                    "`metal::max` for `std::max`.",
-                )
+    places = [i for i, token in enumerate(tokens) if token.is_name("std")]
+    is_own = any(_around(tokens, i) == ("namespace", "{") for i in places)
+    for i in [] if is_own else places:
+        before, after = _around(tokens, i)
+        if before == "namespace" or after == "::":
+            yield (
+                tokens[i].line,
+                "Metal has no C++ standard library: use Metal's own functions, such as "
+                "`metal::max` for `std::max`.",
+            )
+    for token in tokens:
+        header = re.match(r"\s*#\s*include\s*<([^>]*)>", token.text)
+        if token.kind == "directive" and header and header[1] in _STANDARD_HEADERS:
+            yield (
+                token.line,
+                f"Metal has no C++ standard library, so no `<{header[1]}>`: Metal's own functions "
+                "are in the namespace `metal`.",
+            )
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -289,7 +239,8 @@ def _static_variables(tokens: list[Token], functions: list[_Function]) -> Iterat
             while end < function.body.stop and not tokens[end].is_symbol(";", "=", "{", "("):
                 end += 1
             words = {tokens[k].text for k in range(i, end)}
-            if not words & {"constexpr", "constant"}:
+            is_function = end < len(tokens) and tokens[end].is_symbol("(")
+            if not is_function and not words & {"constexpr", "constant"}:
                 yield (
                     tokens[i].line,
                     "A variable in a Metal function cannot be `static`: use a plain variable, or "
@@ -311,7 +262,7 @@ def _threadgroup_variables(tokens: list[Token], functions: list[_Function]) -> I
                 yield (
                     name.line,
                     f"The threadgroup variable `{name.text}` is declared in the function "
-                    f"`{function.name}`: declare it in the kernel, and pass a `threadgroup` pointer.",
+                    f"`{function.name}`: declare it in the kernel, and pass a pointer to it.",
                 )
 
 
@@ -356,11 +307,8 @@ def _calls(tokens: list[Token], function: _Function, names: set[str]) -> Iterato
         token = tokens[i]
         if token.kind != "name" or token.text not in names:
             continue
-        before, after = neighbor(tokens, i, -1), neighbor(tokens, i, 1)
+        before, after = _around(tokens, i)
         # `x.f()` and `scope::f()` may be other functions; `T f(...)` declares a variable.
-        is_other = tokens[before].is_symbol(".", "->", "::")
-        is_other = is_other or (
-            tokens[before].kind == "name" and tokens[before].text not in ("return", "else", "do")
-        )
-        if tokens[after].is_symbol("(") and not is_other:
+        is_name = before.isidentifier() and before not in ("return", "else", "do")
+        if after == "(" and not is_name and before not in (".", "->", "::"):
             yield token.text, token.line

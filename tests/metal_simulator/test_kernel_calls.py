@@ -176,7 +176,7 @@ def test_wrong_definitions_are_refused_in_one_sentence(change, message):
         ("out[0] = inp[0];\nout[1] = missing;", 2, "'missing' was not declared"),
         ("out[0] = inp[0]\nout[1] = 2;", 1, "expected ';'"),
         ("\n\nout[0] = inp[0].x;", 3, "request for member 'x'"),
-        ("float x = 1;\nthreadgroup float t[2] = {1, 2};", 2, "has an initializer"),
+        ("float x = 1;\nthreadgroup float t[2] = {1, 2};", 2, "an initializer"),
         ("out[0] = exp(1.0f, 2.0f);", 1, "exp"),
     ],
 )
@@ -286,22 +286,20 @@ def test_a_gradient_by_custom_function():
     assert mx.array_equal(mx.grad(lambda x: square(x).sum())(x), 2 * x)
 
 
-def test_a_second_process_takes_the_kernel_from_the_cache(tmp_path):
+def test_a_second_process_takes_the_kernel_from_the_cache():
     program = f"""
 import mlx.core as mx
 from metal_simulator import build, metal_kernel
-build.subprocess.run = None
+
+def fail(*arguments):
+    raise AssertionError("compiled again")
+
+build._translation_unit = fail
 kernel = metal_kernel("copy", ["inp"], ["out"], {COPY!r})
-build.compiler_version.__wrapped__
 out = kernel(inputs=[mx.ones(8)], grid=(8, 1, 1), threadgroup=(8, 1, 1), output_shapes=[(8,)],
              output_dtypes=[mx.float32])
 print(out[0].sum().item())
 """
     run(metal_kernel("copy", ["inp"], ["out"], COPY), mx.ones(8))
-    program = program.replace("build.subprocess.run = None\n", "").replace(
-        "build.compiler_version.__wrapped__\n",
-        "def fail(*a, **k): raise AssertionError('compiled again')\n"
-        "build._translation_unit = fail\n",
-    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "8.0\n", done.stderr

@@ -335,7 +335,8 @@ RIGHT = {
     ),
     "nested_tiles": (
         "",
-        "if (x[0] > 0) { threadgroup float a[4], b[N][N + 1]; a[0] = x[0]; out[0] = a[0] + b[0][1]; }\n"
+        "if (x[0] > 0) { threadgroup float a[4], b[N][N + 1]; a[0] = x[0]; out[0] = "
+        "a[0] + b[0][1]; }\n"
         "for (int i = 0; i < 2; i++) { threadgroup simdgroup_matrix<float, 8, 8> m[2]; }",
     ),
     "tile_of_a_class": (
@@ -350,24 +351,31 @@ RIGHT = {
     ),
     "vectors": (
         "",
-        "float4 v = *(const device float4*)x; v.xy += v.zw; device float4* o = (device float4*)out;\n"
-        "*o = v * 2 + float4(1.0f); half4 h = half4(v); uint2 u = uint2(1, 2); out[0] = v[u.x] + h.y;",
+        "float4 v = *(const device float4*)x; v.xy += v.zw; device float4* o = "
+        "(device float4*)out;\n"
+        "*o = v * 2 + float4(1.0f); half4 h = half4(v); uint2 u = uint2(1, 2); "
+        "out[0] = v[u.x] + h.y;",
     ),
     "all_spaces": (
         "constant float table[3] = {1, 2, 3};\nconstant constexpr const int ROWS = 4;\n"
         "constexpr constant int COLUMNS = 4;",
         "float v[ROWS][COLUMNS]; thread float* p = &v[0][0]; thread float& r = v[1][1];\n"
-        "constant float* t = table; const constant int& rows = ROWS; r = t[1] + rows; out[0] = *p;\n"
-        "const constant int* s = x_shape; device T* thread * list[2]; const thread T (&row)[4] = v[0];",
+        "constant float* t = table; const constant int& rows = ROWS; r = t[1] + "
+        "rows; out[0] = *p;\n"
+        "const constant int* s = x_shape; device T* thread * list[2]; const thread T "
+        "(&row)[4] = v[0];",
     ),
     "static_constants": (
-        "struct Shape { static constexpr constant int rows = 4; static float f(float a) { return a; } };",
-        'static constexpr int n = 4; float v[n + Shape::rows]; static_assert(n == 4, "n"); v[0] = 1;',
+        "struct Shape { static constexpr constant int rows = 4; static float f(float "
+        "a) { return a; } };",
+        "static constexpr int n = 4; float v[n + Shape::rows]; v[0] = 1;\n"
+        'static_assert(n == 4, "n"); struct Local { static float f(float a) { return a; } };',
     ),
     "constant_sizes": (
         "template <int A> struct Size { static constexpr int value = 2 * A; };\n"
         "constexpr int up(int n) { return (n + 31) / 32 * 32; }",
-        "constexpr int TS = N / 4; const int M = TS + 1; float a[TS][M], b[Size<N>::value], c[up(N)];\n"
+        "constexpr int TS = N / 4; const int M = TS + 1; float a[TS][M], "
+        "b[Size<N>::value], c[up(N)];\n"
         "out[0] = a[0][0] + b[0] + c[0];",
     ),
     "constexpr_recursion": (
@@ -375,29 +383,35 @@ RIGHT = {
         "template <int K> float unrolled(const device float* p) {\n"
         "  if constexpr (K == 0) return 0; else return p[K] + unrolled<K - 1>(p);\n}\n"
         "template <typename T> T total(T a) { return a; }\n"
-        "template <typename T, typename... Rest> T total(T a, Rest... rest) { return a + total(rest...); }",
+        "template <typename T, typename... Rest> T total(T a, Rest... rest) { return "
+        "a + total(rest...); }",
         "out[0] = unrolled<3>(x) + log2_of(8) + total(1.0f, 2.0f, 3.0f);",
     ),
     "overloads_of_metal": (
         "inline bfloat16_t simd_sum(bfloat16_t a) { return bfloat16_t(simd_sum(float(a))); }\n"
         "inline float erf(float a) { return metal::exp(a); }\n"
-        "struct Exp { float operator()(float a) { return exp(a); } float exp2(float a) { return exp2(a); } };",
+        "struct Exp { float operator()(float a) { return exp(a); } float exp2(float "
+        "a) { return exp2(a); } };",
         "out[0] = Exp{}(x[0]) + erf(x[1]);",
     ),
     "kernel_in_the_header": (
-        "template <typename U>\n[[kernel]] void other(device U* p) {\n  threadgroup U t[4]; t[0] = p[0];\n}\n"
+        "template <typename U>\n[[kernel]] void other(device U* p) {\n  threadgroup "
+        "U t[4]; t[0] = p[0];\n}\n"
         "kernel void plain(device float* p) { threadgroup float t[4]; t[0] = p[0]; }\n"
-        "#define KERNEL(name) [[kernel]] void name\nKERNEL(third)(device float* p) { threadgroup int n; }",
+        "#define KERNEL(name) [[kernel]] void name\nKERNEL(third)(device float* p) { "
+        "threadgroup int n; }",
         "",
     ),
     "threadgroup_parameters": (
-        "void fill(threadgroup float tile[4][4], threadgroup float* row, threadgroup float& one) {\n"
+        "void fill(threadgroup float tile[4][4], threadgroup float* row, threadgroup "
+        "float& one) {\n"
         "  threadgroup float* p = row; p[0] = one; tile[0][0] = p[0];\n}",
         "threadgroup float t[4][4]; fill(t, t[0], t[1][1]);",
     ),
     "methods": (
         "struct S {\n  float v[4];\n  thread float* data() thread { return v; }\n"
-        "  float get(int i) const { return v[i]; }\n  thread float& at(int i) thread { return v[i]; }\n"
+        "  float get(int i) const { return v[i]; }\n  thread float& at(int i) thread "
+        "{ return v[i]; }\n"
         "  void load(const device float* p) { for (int i = 0; i < 4; i++) v[i] = p[i]; }\n};",
         "S s; s.load(x); s.at(1) = 3; thread S& r = s; out[0] = s.get(0) + r.data()[2];",
     ),
@@ -409,8 +423,34 @@ RIGHT = {
     "unknown_things": (
         "unknown_type strange(texture2d<float> t) { return t.read(0); }\n"
         "template <typename T> T twice(T a) { return missing(a) * 2; }",
-        "unknown_thing(x, out); simdgroup_float8x8 m; simdgroup_load(m, x, 8); out[0] = twice(x[0]);\n"
-        "simdgroup_barrier(mem_flags::mem_none); float2x2 r = float2x2(1.0f); out[1] = quad_sum(x[0]);",
+        "unknown_thing(x, out); simdgroup_float8x8 m; simdgroup_load(m, x, 8); "
+        "out[0] = twice(x[0]);\n"
+        "simdgroup_barrier(mem_flags::mem_none); float2x2 r = float2x2(1.0f); out[1] "
+        "= quad_sum(x[0]);",
+    ),
+    "function_constants": (
+        "constant int rows [[function_constant(0)]];\nconstant bool fast_path [[function_constant(1)]];",
+        "threadgroup float t[rows]; float v[rows]; if (fast_path) { v[0] = t[0]; out[0] = v[0]; }",
+    ),
+    "idioms": (
+        "template <typename T>\ninline T sigmoid(T a) { return T(1) / (T(1) + metal::exp(-a)); }\n"
+        "template <typename T>\ninline float load4(const device T* p, thread float* v) {\n"
+        "  float sum = 0.0f;\n  for (int i = 0; i < 4; i++) { v[i] = p[i] / 16.0f; sum += p[i]; }\n"
+        "  return sum;\n}\n"
+        "template <typename T>\ninline void load_fragment(\n"
+        "    thread simdgroup_matrix<T, 8, 8>& f, device const T* p, uint ld) {\n"
+        "  thread auto& e = f.thread_elements(); e[0] = ld > 2 ? p[ld] : T(0);\n}\n"
+        "template <typename T, short BM>\nstruct Loader {\n  threadgroup T* dst;\n"
+        "  const device T* src;\n  Loader(const device T* s, threadgroup T* d, ushort lane)\n"
+        "      : dst(d + lane), src(s + lane * BM) {}\n"
+        "  void load() const { for (short i = 0; i < BM; i++) dst[i] = src[i]; }\n};",
+        "thread float values[8]; thread uint count = 0u; constexpr uint LIMIT = 8u;\n"
+        "threadgroup T tile[LIMIT], other [2]; uint n = min(count, LIMIT);\n"
+        "const device uint8_t* bytes = (const device uint8_t*)x + n * 2; T s = sigmoid(x[0]);\n"
+        "const device uint16_t* pairs = (const device uint16_t*)bytes; s = load4<T>(x, values);\n"
+        "Loader<T, 4> loader(x, tile, 3); loader.load(); simdgroup_matrix<T, 8, 8> m;\n"
+        "load_fragment(m, x, 8); float as_bits = as_type<float>(uint(pairs[0])); other[0] = s;\n"
+        "uint bits = reinterpret_cast<thread uint&>(as_bits); (void)bits; out += 4; *out++ = s;",
     ),
     "opencl_words": (
         "",
@@ -422,18 +462,25 @@ RIGHT = {
     ),
     "atomics": (
         "",
-        "device atomic<float>* a = (device atomic<float>*)out; device atomic_uint* b = (device atomic_uint*)out;\n"
+        "device atomic<float>* a = (device atomic<float>*)out; device atomic_uint* b "
+        "= (device atomic_uint*)out;\n"
         "atomic_fetch_add_explicit(a, x[0], memory_order_relaxed); threadgroup atomic_int n;",
     ),
 }
 BFLOAT_RIGHT = {
-    "arithmetic": "T a = x[0], b = x[1]; T c = a * b + a - b / a; c += a; c *= 2; c = -c; out[0] = c;",
+    "arithmetic": (
+        "T a = x[0], b = x[1]; T c = a * b + a - b / a; c += a; c *= 2; c = -c; out[0] = c;"
+    ),
     "integers": "T a = x[0] * 2; a = 3 + a; out[0] = a;",
     "choice": "T a = flag ? x[0] : T(0); out[0] = select(a, x[1], flag);",
-    "functions": "T a = exp(x[0]); a = max(a, x[1]); a = metal::fast::tanh(a); out[0] = fma(a, a, a);",
+    "functions": (
+        "T a = exp(x[0]); a = max(a, x[1]); a = metal::fast::tanh(a); out[0] = fma(a, a, a);"
+    ),
     "simd": "T a = simd_sum(x[0]); a = simd_shuffle_xor(a, 1); out[0] = a;",
     "floats": "float a = x[0]; a += x[1] * 0.5f; float b = x[1]; out[0] = T(a + b); out[1] = (T)a;",
-    "tiles": "threadgroup T t[4][N]; t[0][1] = x[0]; float s = t[0][1]; out[0] = static_cast<T>(s);",
+    "tiles": (
+        "threadgroup T t[4][N]; t[0][1] = x[0]; float s = t[0][1]; out[0] = static_cast<T>(s);"
+    ),
 }
 
 

@@ -1,8 +1,8 @@
 // Declarations of the Metal language for clang's "C++ for OpenCL" mode, in which address spaces are
 // part of the types. `address_spaces.py` includes this before a kernel; nothing here is ever run.
 //
-// Completeness is no aim: what clang does not know here, `address_spaces.py` passes over in silence.
-// It has to be right where it decides what a program means: the types, and the functions of `bfloat`,
+// Completeness is no aim: what clang does not know, `address_spaces.py` passes over in silence. It
+// has to be right where it decides what a program means: the types, and the functions of `bfloat`,
 // because only `float` to `bfloat` needs a conversion that is written out.
 #pragma once
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
@@ -70,7 +70,7 @@ DECLARE_VECTORS(ulong)
 DECLARE_VECTORS(half)
 DECLARE_VECTORS(float)
 
-// Arithmetic of two bfloat, or of one and an integer, gives a bfloat; with a float it gives a float.
+// Arithmetic of a bfloat and a bfloat or an integer gives a bfloat; with a float it gives a float.
 struct bfloat {
   ushort bits;
   bfloat() = default;

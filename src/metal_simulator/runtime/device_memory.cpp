@@ -162,13 +162,8 @@ void check_device_access(Worker& worker, const Buffer& buffer, uintptr_t address
   if (!buffer.writes) return;
 
   const Fiber& fiber = *worker.current;
-  const Access access{worker.threadgroup,
-                      worker.device_epoch,
-                      worker.simdgroups[fiber.simdgroup].device_epoch,
-                      place,
-                      static_cast<uint16_t>(fiber.index),
-                      write,
-                      (kind & kAtomic) != 0};
+  const Access access = make_access(worker.threadgroup, worker.device_epoch, place, fiber.index,
+                                    kind, worker.simdgroups[fiber.simdgroup].device_epoch);
   const uint64_t offset = address - reinterpret_cast<uintptr_t>(buffer.base);
   Access other{};
   uint64_t race_offset = 0, uninitialized_offset = 0;

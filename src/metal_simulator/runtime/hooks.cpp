@@ -45,6 +45,11 @@ inline __attribute__((always_inline)) void check(const void* pointer, uint64_t b
   const uint32_t size = static_cast<uint32_t>(bytes);
   if (worker.threadgroup_memory.contains(address)) {
     const uint32_t offset = worker.threadgroup_memory.offset(address);
+    const Fiber& fiber = *worker.current;
+    const uint32_t simdgroup_epoch = worker.simdgroups[fiber.simdgroup].threadgroup_epoch;
+    if (kind == kRead && worker.threadgroup_memory.tells_nothing_new(offset, size, fiber.index,
+                                                                     simdgroup_epoch))
+      return;
     return check_threadgroup_access(worker, offset, size, kind, place);
   }
   if (worker.last_buffer && worker.last_buffer->contains(address, bytes))

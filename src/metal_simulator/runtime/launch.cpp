@@ -21,7 +21,7 @@
 
 namespace sim {
 
-thread_local Worker* current_worker = nullptr;
+__thread Worker* current_worker = nullptr;
 
 sim_uint3 Launch::threadgroup_position(uint64_t index) const {
   const sim_uint3& n = request.threadgroups;

@@ -73,9 +73,10 @@ const Variable* ThreadgroupMemory::add(const Variable& variable, uint32_t align,
 }
 
 void ThreadgroupMemory::split(Variable& variable) {
-  for (uint32_t i = 0; i < variable.bytes; i++)
-    if (const uint32_t rest = i % variable.granule)
-      cells_[variable.offset + i] = cells_[variable.offset + i - rest];
+  for (uint32_t i = 0; i < variable.bytes; i++) {
+    cells_[variable.offset + i] = cells_[variable.offset + i - i % variable.granule];
+    cells_[variable.offset + i].bytes = 1;
+  }
   variable.granule = 1;
 }
 
@@ -135,13 +136,8 @@ void check_threadgroup_access(Worker& worker, uint32_t offset, uint32_t bytes, u
   if (((offset - variable->offset) | bytes) & (variable->granule - 1)) memory.split(*variable);
 
   const Fiber& fiber = *worker.current;
-  const Access access{0,
-                      memory.epoch,
-                      worker.simdgroups[fiber.simdgroup].threadgroup_epoch,
-                      place,
-                      static_cast<uint16_t>(fiber.index),
-                      write,
-                      (kind & kAtomic) != 0};
+  const Access access = make_access(0, memory.epoch, place, fiber.index, kind,
+                                    worker.simdgroups[fiber.simdgroup].threadgroup_epoch);
   // Offset 0 is in the first red zone, so it means that nothing was found.
   uint32_t race_offset = 0, uninitialized_offset = 0;
   Access other{};
@@ -155,6 +151,7 @@ void check_threadgroup_access(Worker& worker, uint32_t offset, uint32_t bytes, u
     if (kind & kRead && cell.last_write.epoch < memory.first_epoch && !uninitialized_offset)
       uninitialized_offset = offset + i;
     record(cell.last_write, cell.reads, access);
+    cell.bytes = variable->granule;
   }
   if (race_offset) report_race(worker, *variable, race_offset, bytes, write, place, other);
   if (uninitialized_offset)

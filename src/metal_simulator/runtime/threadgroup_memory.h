@@ -25,6 +25,7 @@ struct Variable {
 struct Cell {
   Access last_write;
   Reads reads;
+  uint32_t bytes;  // that it stands for
 };
 
 class ThreadgroupMemory {
@@ -51,6 +52,14 @@ class ThreadgroupMemory {
   bool contains(uintptr_t address) const { return address - begin() < kArenaBytes; }
   uint32_t offset(uintptr_t address) const { return static_cast<uint32_t>(address - begin()); }
   Cell& cell(uint32_t offset) { return cells_[offset]; }
+
+  // Whether a plain read need not be checked; see access_order.h.
+  bool tells_nothing_new(uint32_t offset, uint32_t bytes, uint32_t thread,
+                         uint32_t simdgroup_epoch) const {
+    const Cell& cell = cells_[offset];
+    return cell.bytes == bytes && cell.last_write.epoch >= first_epoch &&
+           sim::tells_nothing_new(cell.last_write, cell.reads, epoch, thread, simdgroup_epoch);
+  }
   uint64_t bytes() const { return used_; }
 
   // The epoch of barriers. It grows from launch to launch, so that cells need not be cleared.

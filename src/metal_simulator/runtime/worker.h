@@ -90,11 +90,12 @@ struct Worker {
   }
 };
 
-// The worker of this operating system thread; null in threads that are not ours.
+// The worker of this operating system thread; null in threads that are not ours. `__thread` rather
+// than `thread_local`, which asks at each use whether it was constructed.
 #if defined(__ELF__)
-extern thread_local Worker* current_worker __attribute__((tls_model("initial-exec")));
+extern __thread Worker* current_worker __attribute__((tls_model("initial-exec")));
 #else
-extern thread_local Worker* current_worker;
+extern __thread Worker* current_worker;
 #endif
 
 // Adds a finding of the thread that runs and leaves the launch if it is to stop.
