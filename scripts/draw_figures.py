@@ -1267,6 +1267,43 @@ def overlapped_chunks() -> Figure:
     return figure
 
 
+def metal_execution() -> Figure:
+    """Appendix: how the threads of a kernel are grouped, and which memory they see."""
+    figure = Figure(
+        312,
+        "Grid, threadgroups, SIMD groups, and their memory",
+        "A grid of 192 threads is made of three threadgroups. One of them is enlarged: its 64 "
+        "threads are two SIMD groups of 32 lanes, each thread has memory of its own, and all 64 "
+        "share the threadgroup memory. All threads of the grid share device and constant memory.",
+    )
+    left, width, cell = 12.0, 336.0, 9.0
+    figure.text(180, 10, "grid: 192 threads")
+    for group in range(3):
+        fill, opacity = (ACCENT_2, 0.3) if group == 1 else (FILL, 1)
+        figure.box(
+            left + 114 * group, 22, 108, 32, f"threadgroup {group}", fill=fill, opacity=opacity
+        )
+    figure.line((126, 54), (left, 78), color=MUTED, dashed=True)
+    figure.line((234, 54), (left + width, 78), color=MUTED, dashed=True)
+    figure.box(left, 78, width, 178, fill="none", radius=8)
+    figure.text(180, 93, "threadgroup 1: 64 threads")
+    for simdgroup in range(2):
+        y = 120 + 42 * simdgroup
+        figure.text(36, y - 8, f"SIMD group {simdgroup}", size=12, anchor="start", color=MUTED)
+        figure.text(324, y - 8, "lanes 0 to 31", size=12, anchor="end", color=MUTED)
+        for lane in range(32):
+            chosen = (simdgroup, lane) == (1, 6)
+            fill, opacity = (ACCENT, 0.6) if chosen else (FILL, 1)
+            figure.box(36 + cell * lane, y, cell, 18, fill=fill, opacity=opacity, radius=0)
+    figure.line((36 + cell * 6.5, 180), (36 + cell * 6.5, 196), (106, 196), color=ACCENT)
+    figure.text(110, 196, "a thread, with thread memory of its own", size=12, anchor="start")
+    figure.box(36, 214, 288, 30, "threadgroup memory", fill=ACCENT_2, opacity=0.3)
+    figure.arrow((180, 272), (180, 256))
+    figure.arrow((180, 256), (180, 272))
+    figure.box(left, 272, width, 32, "device and constant memory")
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -1297,6 +1334,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "deadline-chunks": deadline_chunks,
     "prefill-states": prefill_states,
     "overlapped-chunks": overlapped_chunks,
+    "metal-execution": metal_execution,
 }
 
 if __name__ == "__main__":

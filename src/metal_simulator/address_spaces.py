@@ -112,9 +112,11 @@ def _fill_in_the_template(tokens: list[Token], template: str) -> None:
     Clang stops at the first wrong declaration when it instantiates a template; a plain function is
     checked to its end.
     """
-    for i, token in enumerate(tokens):
+    for i in reversed(range(len(tokens))):  # the kernel itself is the last one
         opening = neighbor(tokens, i, 1)
-        if not token.is_name("template") or opening >= len(tokens) or tokens[opening].text != "<":
+        if not tokens[i].is_name("template") or opening >= len(tokens):
+            continue
+        if not tokens[opening].is_symbol("<"):
             continue
         closing = matching(tokens, opening)
         attribute = neighbor(tokens, closing, 1)

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
 
+from .compiler_messages import first_error, uninitialized_warnings
 from .findings import CompileError
 from .rewriter import RewriteError, rewrite
 from .sources import lines_by_file, locate
@@ -254,9 +256,12 @@ def runtime() -> ctypes.CDLL:
     """The runtime, loaded so that kernels find its functions."""
 
     def make(path: Path) -> None:
-        sources = [str(file) for file in sorted((HERE / "runtime").glob("*.cpp"))]
+        # As one translation unit, the standard headers are read once: half the time.
+        unit = path.with_suffix(".cpp")
+        files = sorted((HERE / "runtime").glob("*.cpp"))
+        unit.write_text("".join(f'#include "{file}"\n' for file in files))
         flags = ["-std=c++17", "-O2", "-g1", "-fPIC", "-pthread"]
-        _run([*flags, *_link_flags(), *sources, "-o", str(path), "-ldl"], "its runtime")
+        _run([*flags, *_link_flags(), str(unit), "-o", str(path), "-ldl"], "its runtime")
 
     path = _once(
         cache_folder() / f"runtime-{_key(sources=_RUNTIME_SOURCES)}.so", make, "its runtime"
@@ -329,13 +334,15 @@ def compile_kernel(
     key = _key("kernel", text, entry_text, flags, function_constants)
     if key in _loaded:
         return _loaded[key]
-    runtime()
+    with ThreadPoolExecutor() as pool:  # on a new machine, both are built
+        prelude_built = pool.submit(_prelude, flags, check)
+        runtime()
+        prelude = prelude_built.result()
     folder = cache_folder() / f"{name[:60]}-{key}"
     library, log = folder / "kernel.so", folder / "warnings"
     if not folder.exists():
         refuse()
         cpp = _translation_unit(text, entry_text)
-        prelude = _prelude(flags, check)
 
         def make(path: Path) -> None:
             path.mkdir()
@@ -362,7 +369,9 @@ def compile_kernel(
         _once(folder, make)
     entry = ctypes.cast(ctypes.CDLL(str(library)).sim_kernel, ctypes.c_void_p).value
     assert entry is not None
-    _loaded[key] = CompiledKernel(library, entry, text, _warnings(log.read_text(), text))
+    _loaded[key] = CompiledKernel(
+        library, entry, text, uninitialized_warnings(log.read_text(), text)
+    )
     return _loaded[key]
 
 
@@ -373,65 +382,3 @@ def _translation_unit(text: str, entry_text: str) -> str:
         file, line = locate(text, error.line)
         raise CompileError(f"{file}:{line}: {error}") from None
     return f'namespace msl {{\n{body}\n}}\n#line 1 "entry"\n{entry_text}'
-
-
-_MESSAGE = re.compile(r"^(?P<file>[^\n]*?):(?P<line>\d+):(?:\d+:)? (?P<kind>[\w ]+): (?P<text>.*)$")
-_CONTEXT = re.compile(r"^(?:In file included)? +from (?P<file>.*?):(?P<line>\d+)|"
-                      r"^(?P<file2>[^\n]*?):(?P<line2>\d+):(?:\d+:)?   required from")  # fmt: skip
-
-
-def _own(text: str) -> str:
-    """A compiler's message in the words of Metal: without the namespaces that we add."""
-    # What g++ says of an unknown function inside a template.
-    text = re.sub(r"there are no arguments to (\S+) that depend on .*", r"\1 was not declared", text)
-    return text.replace("msl::metal::", "").replace("msl::", "").replace("metal::", "")
-
-
-def first_error(shown: str, text: str) -> str:
-    """The first error of a compiler's output, at the line of the author's text that it comes from.
-
-    Args:
-        shown: what the compiler wrote.
-        text: the Metal source.
-    """
-    files = lines_by_file(text)
-    place: tuple[str, int] | None = None  # the last line of the author's on the way to the error
-    for line in shown.split("\n"):
-        context = _CONTEXT.match(line)
-        if context is not None:
-            file, number = (
-                context["file"] or context["file2"],
-                context["line"] or context["line2"],
-            )
-            if Path(file).name in files:
-                place = (Path(file).name, int(number))
-            continue
-        message = _MESSAGE.match(line)
-        if message is None:
-            continue
-        file = Path(message["file"]).name
-        if "error" in message["kind"]:
-            if file in files:
-                place = (file, int(message["line"]))
-            if place is None:
-                return _own(f"{file}:{message['line']}: {message['text']}")
-            file, number = place
-            lines = files[file]
-            quoted = f"\n    {lines[number - 1].strip()}" if number <= len(lines) else ""
-            return _own(f"{file}:{number}: {message['text']}") + quoted
-    return _own("\n".join(shown.split("\n")[:10]))
-
-
-def _warnings(shown: str, text: str) -> list[tuple[str, int, str]]:
-    """The compiler's warnings about uninitialized variables at lines of the author's text."""
-    files = lines_by_file(text)
-    found = []
-    for line in shown.split("\n"):
-        message = _MESSAGE.match(line)
-        if message is None or message["kind"] != "warning":
-            continue
-        file = Path(message["file"]).name
-        if "uninitialized" in message["text"] and file in files:
-            said = _own(re.sub(r" \[-W[\w-]+\]$", "", message["text"]))
-            found.append((file, int(message["line"]), said))
-    return found

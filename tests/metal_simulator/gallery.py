@@ -42,6 +42,8 @@ class Bug:
     element: int | None = None
     thread: tuple[int, int, int] | None = None
     threadgroup: tuple[int, int, int] | None = None
+    message: str = ""
+    """A text in the finding's message."""
     occurrence: int = 0
     """Which of the places where `old` stands is changed."""
     shape: tuple[int, ...] | None = None
@@ -79,6 +81,7 @@ class Bug:
             and self.element in (None, finding.element)
             and self.thread in (None, finding.thread)
             and self.threadgroup in (None, finding.threadgroup)
+            and self.message in finding.message
         )
 
 
@@ -630,7 +633,7 @@ KERNELS = [
                 "[2]",
                 "array-out-of-bounds",
                 "partial[simdgroup] = sum",
-                element=2,
+                message="Index 2 ",
                 thread=(64, 0, 0),
             ),
             Bug(
@@ -868,7 +871,7 @@ KERNELS = [
                 "k <= TILE",
                 "array-out-of-bounds",
                 "float left =",
-                element=8,
+                message="Index 8 ",
             ),
             Bug(
                 "one row of the tile too early",
@@ -876,7 +879,7 @@ KERNELS = [
                 "b_tile[k - 1][here.x]",
                 "array-out-of-bounds",
                 "float right =",
-                element=-1,
+                message="Index -1 ",
             ),
             Bug(
                 "a tile too large",
@@ -935,7 +938,7 @@ KERNELS = [
                 "i <= PER_WORD",
                 "array-out-of-bounds",
                 "values[i] = float(x",
-                element=8,
+                message="Index 8 ",
             ),
             Bug(
                 "nine numbers of a word unpacked",
@@ -951,7 +954,7 @@ KERNELS = [
                 "sums[row - first_row - 1] +=",
                 "array-out-of-bounds",
                 "sums[row - first_row - 1] +=",
-                element=-1,
+                message="Index -1 ",
             ),
             Bug(
                 "all lanes write the result",
@@ -1179,12 +1182,21 @@ KERNELS = [
                 "one bin too many",
                 "bin < BINS",
                 "bin <= BINS",
-                "device-out-of-bounds",
+                "array-out-of-bounds",
                 "&histogram[bin]",
+                thread=(20, 0, 0),
+                message="Index 20 ",
+                occurrence=1,
+            ),
+            Bug(
+                "every bin one place too late",
+                "&histogram[bin]",
+                "&histogram[bin + 1]",
+                "device-out-of-bounds",
+                "&histogram[bin + 1]",
                 variable="histogram",
                 element=20,
-                thread=(20, 0, 0),
-                occurrence=1,
+                thread=(19, 0, 0),
             ),
         ],
     ),
@@ -1254,7 +1266,7 @@ KERNELS = [
                 "i <= KEYS * D",
                 "array-out-of-bounds",
                 "key_tile[i / D]",
-                element=8,
+                message="Index 8 ",
                 thread=(0, 0, 0),
             ),
             Bug(

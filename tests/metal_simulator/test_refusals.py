@@ -136,6 +136,14 @@ SPACES = [
         2,
         "`a` is a reference without",
     ),
+    (
+        "after_another_kernel",
+        "template <typename U>\n[[kernel]] void other(device U* p) {}",
+        "\nconst T* p = x;",
+        "body",
+        2,
+        "`p` is a pointer without",
+    ),
     ("in_a_lambda", "", "auto f = [](float* p) { return p[0]; };", "body", 1, "`p` is a pointer"),
     ("member", "struct S {\n  float* data;\n};", "", "header", 2, "`data` is a pointer"),
     (
@@ -429,7 +437,8 @@ RIGHT = {
         "= quad_sum(x[0]);",
     ),
     "function_constants": (
-        "constant int rows [[function_constant(0)]];\nconstant bool fast_path [[function_constant(1)]];",
+        "constant int rows [[function_constant(0)]];\n"
+        "constant bool fast_path [[function_constant(1)]];",
         "threadgroup float t[rows]; float v[rows]; if (fast_path) { v[0] = t[0]; out[0] = v[0]; }",
     ),
     "idioms": (

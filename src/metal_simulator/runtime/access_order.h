@@ -82,9 +82,9 @@ inline void record_read(Reads& reads, const Access& now) {
   }
 }
 
-// Whether a plain read, by a thread of the same threadgroup, can be skipped because of two earlier
-// ones: it would not be recorded, and the last write is ordered before it. Most reads of a tile are
-// like this, which makes this shortcut worth its lines.
+// Whether a plain read by a thread of the same threadgroup needs no check: the last write came
+// before it, and the two recorded reads race with every write that it would race with. Most reads
+// of a tile are like this, which makes the shortcut worth its lines.
 inline bool tells_nothing_new(const Access& last_write, const Reads& reads, uint32_t epoch,
                               uint32_t thread, uint32_t simdgroup_epoch) {
   const Access &a = reads.first, &b = reads.second;

@@ -16,6 +16,7 @@ class Findings {
   // Returns whether the launch is to stop.
   bool add(const sim_finding& finding, bool fatal);
 
+  void stop() { stopped_ = true; }  // without a finding
   bool has(sim_kind kind);
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 

@@ -31,6 +31,16 @@ __attribute__((noinline)) void check_other_access(Worker& worker, uintptr_t addr
   found(worker, finding, true);
 }
 
+// Fills in which element an address means, if it is in a buffer or a threadgroup variable.
+void describe_address(Worker& worker, uintptr_t address, sim_finding& finding) {
+  for (const Buffer& buffer : worker.launch->memory.buffers())
+    if (buffer.contains(address, 1)) return describe_element(buffer, address, finding);
+  if (!worker.threadgroup_memory.contains(address)) return;
+  const uint32_t offset = worker.threadgroup_memory.offset(address);
+  const Variable* const variable = worker.threadgroup_memory.at(offset);
+  if (variable) describe_element(*variable, offset, finding);
+}
+
 inline __attribute__((always_inline)) void check(const void* pointer, uint64_t bytes, uint8_t kind,
                                                  void* return_address) {
   Worker* const running = current_worker;
@@ -194,6 +204,7 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uint64_t pointer) {
       finding_at(pointer ? SIM_MISALIGNED : SIM_INVALID_ADDRESS, data->location);
   finding.value = pointer ? int64_t{1} << data->log_alignment : 0;
   set_type(finding, *data->type);
+  if (sim::current_worker) sim::describe_address(*sim::current_worker, pointer, finding);
   report(finding, !pointer);
 }
 

@@ -72,6 +72,9 @@ void handle_fault(Worker& worker, int signal, const siginfo_t& info, ucontext_t&
   if (signal == SIGSEGV || signal == SIGBUS) {
     finding = describe_memory_fault(worker, reinterpret_cast<uintptr_t>(info.si_addr), place);
     finding.write = is_write(context);
+    // Vector instructions fault, without an address, on what was reported as misaligned already.
+    if (!info.si_addr && worker.launch->findings.has(SIM_MISALIGNED))
+      return worker.launch->findings.stop();
   } else {
     finding = make_finding(SIM_DIVISION_BY_ZERO, place);
     if (signal != SIGFPE)
