@@ -224,12 +224,14 @@ def _share(tokens: list[Token], place: int) -> int:
     for i in qualifiers:
         if tokens[i].text == "static":
             tokens[i].blank()
-    tokens[end].text = ";" + "".join(
+    references = "".join(
         f" static const char {n}__id = 0; {n}__type& {n} = threadgroup_variable<{n}__type>("
         f'&{n}__id, "{n}", __FILE__, __LINE__);'
         for n in names
     )
-    return end
+    # A token of its own: the next declaration looks for the `;` in front of it.
+    tokens.insert(end + 1, Token("space", references, tokens[end].line))
+    return end + 1
 
 
 def _after_type(tokens: list[Token], place: int) -> int:

@@ -44,6 +44,7 @@ def test_threadgroup_variables_become_shared_references():
         ("if (x) { threadgroup half h[3]; }", ["h"]),
         ("threadgroup alignas(16) char bytes[64];", ["bytes"]),
         ("static threadgroup float s[2];", ["s"]),
+        ("threadgroup float a[2]; threadgroup float b[2];\nthreadgroup int c;", ["a", "b", "c"]),
     ],
 )
 def test_every_form_of_threadgroup_variable_is_found(declaration, names):

@@ -119,13 +119,13 @@ void __tsan_vptr_update(void*, void*) {}
 
 // `write`: 0 for a load, 1 for a store, 2 for an operation that reads and writes.
 void sim_atomic(void* address, uint32_t bytes, int write) {
-  const uint8_t kind = write == 0 ? sim::kRead : write == 1 ? sim::kWrite : sim::kRead | sim::kWrite;
+  const uint8_t kinds[] = {sim::kRead, sim::kWrite, sim::kRead | sim::kWrite};
   if (sim::current_worker && sim::current_worker->launch->request.check)
-    CHECK(address, bytes, kind | sim::kAtomic);
+    CHECK(address, bytes, kinds[write] | sim::kAtomic);
 }
 }
 
-// -fsanitize=bounds,alignment,shift,integer-divide-by-zero: the structures that the compiler passes.
+// The structures that the compiler passes for -fsanitize=bounds,alignment,shift and others.
 namespace {
 
 struct SourceLocation {

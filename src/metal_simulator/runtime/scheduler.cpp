@@ -132,7 +132,7 @@ static bool release_barrier(Worker& worker) {
     const Fiber& fiber = worker.fibers[i];
     const bool waits = worker.simdgroups[fiber.simdgroup].at_barrier >> fiber.lane & 1;
     if (waits && !first) first = &fiber;
-    if (waits && fiber.wait.line == first->wait.line && same_text(fiber.wait.file, first->wait.file))
+    if (waits && same_operation(fiber.wait, first->wait))
       waiting++;
     else if (!absent)
       absent = &fiber;
