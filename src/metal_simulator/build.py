@@ -71,6 +71,8 @@ _CLANG_CHECK_FLAGS = (
     "-fsanitize=array-bounds,alignment,shift,integer-divide-by-zero",
     "-mllvm",
     "-tsan-instrument-func-entry-exit=0",
+    "-mllvm",
+    "-tsan-instrument-read-before-write=1",  # else `x += 1` counts as a write only
     "-Wuninitialized",
     "-Wconditional-uninitialized",
 )
