@@ -1296,7 +1296,7 @@ def metal_execution() -> Figure:
             fill, opacity = (ACCENT, 0.6) if chosen else (FILL, 1)
             figure.box(36 + cell * lane, y, cell, 18, fill=fill, opacity=opacity, radius=0)
     figure.line((36 + cell * 6.5, 180), (36 + cell * 6.5, 196), (106, 196), color=ACCENT)
-    figure.text(110, 196, "a thread, with thread memory of its own", size=12, anchor="start")
+    figure.text(110, 196, "a thread and its own thread memory", size=12, anchor="start")
     figure.box(36, 214, 288, 30, "threadgroup memory", fill=ACCENT_2, opacity=0.3)
     figure.arrow((180, 272), (180, 256))
     figure.arrow((180, 256), (180, 272))

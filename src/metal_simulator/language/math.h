@@ -482,7 +482,7 @@ namespace language {
 
 template <class V, class Integer>
 METAL_FUNC V unpack(uint word) {
-  V result;
+  V result{zeros()};
   for (int i = 0; i < size_v<V>; i++) {
     float value = float(Integer(word >> (bits_v<Integer> * i)));
     float fraction = value / float(metal::numeric_limits<Integer>::max());

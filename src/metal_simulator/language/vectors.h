@@ -25,19 +25,19 @@ struct swizzle {
 
   METAL_FUNC constexpr operator V() const { return V(components[Index]...); }
 
-  METAL_FUNC swizzle& operator=(const V& value) {
+  METAL_FUNC constexpr swizzle& operator=(const V& value) {
     static_assert(distinct(), "A swizzle that names a component twice cannot be assigned to.");
     int i = 0;
     ((components[Index] = value.v[i++]), ...);
     return *this;
   }
-  METAL_FUNC swizzle& operator=(const swizzle& other) { return *this = V(other); }
+  METAL_FUNC constexpr swizzle& operator=(const swizzle& other) { return *this = V(other); }
 
   METAL_FUNC constexpr T operator[](int i) const { return V(*this)[i]; }
 
 #define SIM_COMPOUND_ASSIGNMENT(op)                                 \
   template <class Other>                                            \
-  METAL_FUNC swizzle& operator op##=(const Other& other) { \
+  METAL_FUNC constexpr swizzle& operator op##=(const Other& other) { \
     return *this = V(*this) op other;                               \
   }
   SIM_COMPOUND_ASSIGNMENT(+)
@@ -143,7 +143,7 @@ struct alignas(sizeof(T) * (N == 2 ? 2 : 4)) vec : language::components<T, N> {
 
   vec() = default;
   vec(const vec&) = default;
-  METAL_FUNC vec& operator=(const vec& other) {
+  METAL_FUNC constexpr vec& operator=(const vec& other) {
     for (int i = 0; i < N; i++) v[i] = other.v[i];
     return *this;
   }
@@ -184,12 +184,12 @@ struct alignas(sizeof(T) * (N == 2 ? 2 : 4)) vec : language::components<T, N> {
   METAL_FUNC constexpr const T& operator[](int i) const { return v[i]; }
 
 #define SIM_OPERATOR(op)                                                           \
-  friend METAL_FUNC vec operator op(const vec& a, const vec& b) {        \
-    vec result;                                                 \
+  friend METAL_FUNC constexpr vec operator op(const vec& a, const vec& b) {        \
+    vec result{language::zeros()};                                                 \
     for (int i = 0; i < N; i++) result.v[i] = T(a.v[i] op b.v[i]);                 \
     return result;                                                                 \
   }                                                                                \
-  METAL_FUNC vec& operator op##=(const vec& b) { return *this = *this op b; }
+  METAL_FUNC constexpr vec& operator op##=(const vec& b) { return *this = *this op b; }
   SIM_OPERATOR(+)
   SIM_OPERATOR(-)
   SIM_OPERATOR(*)
@@ -203,8 +203,8 @@ struct alignas(sizeof(T) * (N == 2 ? 2 : 4)) vec : language::components<T, N> {
 #undef SIM_OPERATOR
 
 #define SIM_COMPARISON(op)                                                              \
-  friend METAL_FUNC vec<bool, N> operator op(const vec& a, const vec& b) {    \
-    vec<bool, N> result;                                             \
+  friend METAL_FUNC constexpr vec<bool, N> operator op(const vec& a, const vec& b) {    \
+    vec<bool, N> result{language::zeros()};                                             \
     for (int i = 0; i < N; i++) result.v[i] = a.v[i] op b.v[i];                         \
     return result;                                                                      \
   }
@@ -219,8 +219,8 @@ struct alignas(sizeof(T) * (N == 2 ? 2 : 4)) vec : language::components<T, N> {
 #undef SIM_COMPARISON
 
 #define SIM_UNARY(op, Element)                                                    \
-  friend METAL_FUNC vec<Element, N> operator op(const vec& a) {         \
-    vec<Element, N> result;                                    \
+  friend METAL_FUNC constexpr vec<Element, N> operator op(const vec& a) {         \
+    vec<Element, N> result{language::zeros()};                                    \
     for (int i = 0; i < N; i++) result.v[i] = Element(op a.v[i]);                 \
     return result;                                                                \
   }
@@ -230,18 +230,22 @@ struct alignas(sizeof(T) * (N == 2 ? 2 : 4)) vec : language::components<T, N> {
   SIM_UNARY(!, bool)
 #undef SIM_UNARY
 
-  METAL_FUNC vec& operator++() { return *this += vec(T(1)); }
-  METAL_FUNC vec& operator--() { return *this -= vec(T(1)); }
-  METAL_FUNC vec operator++(int) {
+  METAL_FUNC constexpr vec& operator++() { return *this += vec(T(1)); }
+  METAL_FUNC constexpr vec& operator--() { return *this -= vec(T(1)); }
+  METAL_FUNC constexpr vec operator++(int) {
     vec before = *this;
     ++*this;
     return before;
   }
-  METAL_FUNC vec operator--(int) {
+  METAL_FUNC constexpr vec operator--(int) {
     vec before = *this;
     --*this;
     return before;
   }
+
+  // All components zero: for results that are then filled, where a constant expression may not
+  // start from something uninitialized.
+  METAL_FUNC explicit constexpr vec(language::zeros zeros) : language::components<T, N>(zeros) {}
 
  private:
   template <class A>
@@ -275,15 +279,15 @@ struct packed_vec : language::components<T, N> {
   METAL_FUNC explicit constexpr packed_vec(const A& a, const Rest&... rest)
       : packed_vec(vec<T, N>(a, rest...)) {}
 
-  METAL_FUNC packed_vec& operator=(const packed_vec& other) {
+  METAL_FUNC constexpr packed_vec& operator=(const packed_vec& other) {
     for (int i = 0; i < N; i++) v[i] = other.v[i];
     return *this;
   }
-  METAL_FUNC packed_vec& operator=(const vec<T, N>& other) {
+  METAL_FUNC constexpr packed_vec& operator=(const vec<T, N>& other) {
     return *this = packed_vec(other);
   }
-  METAL_FUNC operator vec<T, N>() const {
-    vec<T, N> result;
+  METAL_FUNC constexpr operator vec<T, N>() const {
+    vec<T, N> result{language::zeros()};
     for (int i = 0; i < N; i++) result.v[i] = v[i];
     return result;
   }
@@ -291,7 +295,7 @@ struct packed_vec : language::components<T, N> {
   METAL_FUNC constexpr const T& operator[](int i) const { return v[i]; }
 
 #define SIM_COMPOUND_ASSIGNMENT(op)                                            \
-  METAL_FUNC packed_vec& operator op##=(const vec<T, N>& other) {    \
+  METAL_FUNC constexpr packed_vec& operator op##=(const vec<T, N>& other) {    \
     return *this = vec<T, N>(*this) op other;                                  \
   }
   SIM_COMPOUND_ASSIGNMENT(+)
@@ -400,11 +404,11 @@ using with_element_t = typename with_element<V, T>::type;
 
 // f of each element. The arguments are all scalars, or all vectors of one size.
 template <class Result, class F, class... V>
-METAL_FUNC Result map(F f, const V&... arguments) {
+METAL_FUNC constexpr Result map(F f, const V&... arguments) {
   if constexpr (size_v<Result> == 1) {
     return Result(f(arguments...));
   } else {
-    Result result;
+    Result result{zeros()};
 #pragma GCC unroll 4
     for (int i = 0; i < size_v<Result>; i++) result.v[i] = element_t<Result>(f(arguments.v[i]...));
     return result;
