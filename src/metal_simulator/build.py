@@ -156,8 +156,7 @@ def compiler_version() -> str:
             f"There is no C++ compiler {command!r}, which the Metal simulator needs: install "
             f"{'the Xcode command line tools (`xcode-select --install`)' if IS_MACOS else 'g++'}."
         )
-    shown = subprocess.run([*command.split(), "--version"], capture_output=True, text=True).stdout
-    version = shown.split("\n")[0]
+    version = _run_compiler(["--version"]).stdout.split("\n")[0]
     major = re.search(r"\)\s+(\d+)\.", version)
     if _is_gcc(version) and major and int(major.group(1)) < OLDEST_GCC:
         raise CompileError(
@@ -223,9 +222,16 @@ def _flags(check: bool, math_mode: str) -> tuple[str, ...]:
     return (*_BASE_FLAGS, *native, *language, *mode, *MATH_MODES[math_mode])
 
 
+def _run_compiler(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the compiler, which is to speak English in plain letters."""
+    command = [*compiler().split(), *arguments]
+    env = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
 def _run(arguments: list[str], what: str) -> None:
     """Run the compiler on our own code: a failure is no mistake of the kernel's author."""
-    done = subprocess.run([*compiler().split(), *arguments], capture_output=True, text=True)
+    done = _run_compiler(arguments)
     if done.returncode:
         raise CompileError(
             f"The Metal simulator could not build {what} with {compiler_version()!r}:\n"
@@ -350,14 +356,11 @@ def compile_kernel(
             path.mkdir()
             (path / "kernel.cpp").write_text(cpp)
             macros = [f"-D{macro}={value}" for macro, value in function_constants]
-            done = subprocess.run(
+            done = _run_compiler(
                 [
-                    *(*compiler().split(), *flags, *macros, *_include_flags()),
-                    *("-include", str(prelude / "prelude.h")),
+                    *(*flags, *macros, *_include_flags(), "-include", str(prelude / "prelude.h")),
                     *("-c", str(path / "kernel.cpp"), "-o", str(path / "kernel.o")),
-                ],
-                capture_output=True,
-                text=True,
+                ]
             )
             if done.returncode:
                 raise CompileError(first_error(done.stderr, text))

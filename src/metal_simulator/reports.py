@@ -110,9 +110,10 @@ class Reporter:
             )
         if kind in ("divergent-simdgroup-barrier", "divergent-simd-operation"):
             what = variable or "this operation"
+            absent = f.detail.decode().replace("returned", "has returned")
             return (
                 f"Only {f.lanes.bit_count()} of {f.elements} lanes of a SIMD group take part in "
-                f"{what} ({f.detail.decode()})."
+                f"{what}: {self._other(f)} {absent}."
             )
         if kind == "inactive-lane":
             return (
@@ -132,9 +133,10 @@ class Reporter:
                 f"the first is element {f.element}."
             )
         if kind == "misaligned":
+            where = element if variable else "memory"
             return (
-                f"A thread accesses {f.detail.decode()} at an address that is no multiple of "
-                f"{f.value} bytes."
+                f"A thread accesses {where} as something that must lie at a multiple of {f.value} "
+                "bytes, which it does not. Packed vectors, such as packed_float4, may lie anywhere."
             )
         if kind == "threadgroup-memory":
             return (

@@ -470,7 +470,7 @@ KERNELS = [
         ["y"],
         transpose,
         small=[(13, 10, 8), (3, 17, 4)],
-        large=[(129, 250, 16)],
+        large=[(70, 90, 16)],
         bugs=[
             *missing_barriers(("tile[here.y][here.x] =", "T value =")),
             Bug(
@@ -606,7 +606,7 @@ KERNELS = [
         ["y"],
         row_sum,
         small=[(3, 260, 96), (2, 12, 40)],
-        large=[(65, 4100, 128)],
+        large=[(33, 2052, 128)],
         bugs=[
             *missing_barriers(("partial[simdgroup] = sum", "partial[lane]")),
             Bug(
@@ -714,7 +714,7 @@ KERNELS = [
         ["y"],
         softmax,
         small=[(3, 150, 80), (2, 40, 64)],
-        large=[(64, 1000, 128)],
+        large=[(20, 1000, 128)],
         bugs=[
             *missing_barriers(
                 ("partial[simdgroup] = largest", "float other ="),
@@ -913,7 +913,7 @@ KERNELS = [
         ["y"],
         quantized_matvec,
         small=[(10, 320)],
-        large=[(258, 1024)],
+        large=[(66, 1024)],
         bugs=[
             Bug(
                 "no guard of the rows",
@@ -1057,7 +1057,7 @@ KERNELS = [
         ["y"],
         scan,
         small=[(3, 150, 64), (2, 31, 96)],
-        large=[(32, 1000, 256)],
+        large=[(12, 1000, 256)],
         bugs=[
             *missing_barriers(
                 ("totals[simdgroup] =", "= totals[s]"),
@@ -1129,7 +1129,7 @@ KERNELS = [
         ["histogram"],
         histogram,
         small=[(300, 20, 64), (40, 70, 32)],
-        large=[(100_000, 300, 256)],
+        large=[(30_000, 300, 256)],
         dtypes=[mx.uint32],
         options={"atomic_outputs": True},
         bugs=[
@@ -1206,7 +1206,7 @@ KERNELS = [
         ["out"],
         attention,
         small=[(1, 2, 1, 20, 27, 16, False), (2, 4, 2, 9, 21, 8, True)],
-        large=[(1, 4, 2, 100, 131, 64, True), (2, 2, 1, 70, 70, 32, False)],
+        large=[(1, 2, 1, 40, 70, 64, True), (2, 2, 1, 37, 37, 32, False)],
         bugs=[
             *missing_barriers(
                 ("key_tile[i / D]", "value_tile[i / D]", "score += query_part", "output[i] * shr"),

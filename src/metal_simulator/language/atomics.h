@@ -42,11 +42,13 @@ struct atomic {
 
 namespace language {
 
+enum { kLoad, kStore, kModify };  // as `sim_atomic` has it
+
 // The atomic's bits, once the runtime knows of the access: the compiler's checks leave atomic
 // operations alone.
 template <class T>
-METAL_FUNC bits_t<T>* open_atomic(const volatile metal::atomic<T>* object, bool write) {
-  sim_atomic((void*)object, sizeof(T), write);
+METAL_FUNC bits_t<T>* open_atomic(const volatile metal::atomic<T>* object, int access) {
+  sim_atomic((void*)object, sizeof(T), access);
   return (bits_t<T>*)&object->sim_value;
 }
 
@@ -58,7 +60,7 @@ METAL_FUNC T from_bits(bits_t<T> bits) {
 // Replaces the value by change(value, operand); returns what it was.
 template <class T, class Change>
 SIM_NOT_CHECKED T modify_atomic(volatile metal::atomic<T>* object, T operand, Change change) {
-  bits_t<T>* address = open_atomic(object, true);
+  bits_t<T>* address = open_atomic(object, kModify);
   bits_t<T> before = __atomic_load_n(address, __ATOMIC_RELAXED), after;
   do {
     after = bits_of(T(change(from_bits<T>(before), operand)));
@@ -123,13 +125,13 @@ METAL_FUNC void atomic_min_explicit(volatile atomic<ulong>* object, ulong operan
 template <class T>
 SIM_NOT_CHECKED T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
   return language::from_bits<T>(
-      __atomic_load_n(language::open_atomic(object, false), __ATOMIC_RELAXED));
+      __atomic_load_n(language::open_atomic(object, language::kLoad), __ATOMIC_RELAXED));
 }
 
 template <class T>
 SIM_NOT_CHECKED void atomic_store_explicit(volatile atomic<T>* object,
                                            language::converted<T> desired, memory_order) {
-  __atomic_store_n(language::open_atomic(object, true), language::bits_of(desired),
+  __atomic_store_n(language::open_atomic(object, language::kStore), language::bits_of(desired),
                    __ATOMIC_RELAXED);
 }
 
@@ -139,9 +141,10 @@ SIM_NOT_CHECKED bool atomic_compare_exchange_weak_explicit(volatile atomic<T>* o
                                                            language::converted<T> desired,
                                                            memory_order, memory_order) {
   language::bits_t<T> bits = language::bits_of(*expected);
-  bool exchanged = __atomic_compare_exchange_n(language::open_atomic(object, true), &bits,
-                                               language::bits_of(desired), false,
-                                               __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  auto* address = language::open_atomic(object, language::kModify);
+  bool exchanged =
+      __atomic_compare_exchange_n(address, &bits, language::bits_of(desired), false,
+                                  __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   *expected = language::from_bits<T>(bits);
   return exchanged;
 }

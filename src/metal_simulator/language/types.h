@@ -127,12 +127,12 @@ SIM_BFLOAT_COMPARISON(>=)
 #else
 #pragma GCC diagnostic ignored "-Wliteral-suffix"
 #endif
-constexpr half operator""h(long double value) { return half(value); }
-constexpr half operator""h(unsigned long long value) { return half(value); }
-constexpr half operator""H(long double value) { return half(value); }
-constexpr bfloat operator""bf(long double value) { return bfloat(value); }
-constexpr bfloat operator""bf(unsigned long long value) { return bfloat(value); }
-constexpr bfloat operator""BF(long double value) { return bfloat(value); }
+constexpr half operator"" h(long double value) { return half(value); }
+constexpr half operator"" h(unsigned long long value) { return half(value); }
+constexpr half operator"" H(long double value) { return half(value); }
+constexpr bfloat operator"" bf(long double value) { return bfloat(value); }
+constexpr bfloat operator"" bf(unsigned long long value) { return bfloat(value); }
+constexpr bfloat operator"" BF(long double value) { return bfloat(value); }
 #pragma GCC diagnostic pop
 
 namespace metal {

@@ -89,7 +89,8 @@ struct sim_launch {
   sim_entry entry;
   sim_buffer* buffers;
   uint32_t buffer_count;
-  sim_uint3 grid, threadgroup, threadgroups;  // threads, threads of a full threadgroup, threadgroups
+  sim_uint3 grid, threadgroup;  // in threads
+  sim_uint3 threadgroups;       // their numbers
   uint32_t workers;  // operating system threads
   uint32_t check;
   uint64_t order;  // 0: threads in ascending order, 1: descending, else the seed of a random order
@@ -115,5 +116,6 @@ void sim_inactive_lane(uint32_t lane, uint32_t source_lane, const char* name, co
                        uint32_t line);
 void* sim_threadgroup_variable(const void* id, const char* name, uint64_t bytes, uint64_t align,
                                uint64_t element_bytes, const char* file, uint32_t line);
-void sim_atomic(void* address, uint32_t bytes, int write);
+// access: 0 a load, 1 a store, 2 a read-modify-write.
+void sim_atomic(void* address, uint32_t bytes, int access);
 }

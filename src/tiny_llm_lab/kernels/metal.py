@@ -25,8 +25,8 @@ def uses_simulator() -> bool:
     wanted = os.environ.get(VARIABLE, "")
     if wanted not in ("", "simulate"):
         raise ValueError(
-            f'{VARIABLE} is {wanted!r}: set it to "simulate" to run Metal kernels in the simulator, '
-            "or unset it."
+            f'{VARIABLE} is {wanted!r}: set it to "simulate" to run Metal kernels in the '
+            "simulator, or unset it."
         )
     return wanted == "simulate" or not mx.metal.is_available()
 
