@@ -319,7 +319,7 @@ INTEGER: dict[str, Callable[[Integers, int, int, int], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["int8", "uint8", "int16", "int32", "uint32", "int64"])
+@pytest.mark.parametrize("name", ["int8", "uint16", "int32", "uint32", "int64"])
 def test_integer_functions(name: str) -> None:
     dtype, info = getattr(mx, name), np.iinfo(name)
     rng = np.random.default_rng(6)
@@ -378,7 +378,7 @@ def test_half_and_bfloat_arithmetic_rounds_each_operation() -> None:
         u, v, w = (q.astype(dtype) for q in (x, y, z))
         for check in (True, False):
             out = evaluate(
-                ["T(u * v) + w", "u * v + w", "u / v - w", "T(float(u * v) == float(u) * float(v))"],
+                ["T(u * v) + w", "u * v + w", "u / v - w", "T(float(u * v) == float(u) * v)"],
                 u, v, w, dtype=dtype, before="T u = a[i], v = b[i], w = c[i];",
                 template=[("T", dtype)], check=check,
             )  # fmt: skip
@@ -403,6 +403,9 @@ def test_types_of_expressions() -> None:
         "bfloat(1) + 1": "bfloat",
         "bfloat(1) * 1.0f": "float",
         "true ? bfloat(1) : 0.0f": "float",
+        "true ? bfloat(1) : 0": "bfloat",
+        "bfloat(1) * half(1)": "float",
+        "bfloat(1) < half(1)": "bool",
         "float4(1) * 2": "float4",
         "2.0f * half4(1)": "half4",
         "float4(1) < 2": "bool4",
@@ -702,9 +705,8 @@ def test_the_lanes_that_take_part() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["simd_shuffle(i, 40)", "simd_broadcast(i, 25)", "simd_shuffle_xor(i, 16)",
-     "simd_shuffle_down(i, 16)", "quad_shuffle(i, 4)"],
-)  # fmt: skip
+    ["simd_shuffle(i, 40)", "simd_broadcast(i, 25)", "simd_shuffle_down(i, 16)"],
+)
 def test_a_value_from_a_lane_that_is_not_there(expression: str) -> None:
     with pytest.raises(KernelError, match=expression.split("(")[0]):
         run(

@@ -312,7 +312,6 @@ namespace metal {
   template <class A, class B, class V = language::integer_t<A, B>>                        \
   METAL_FUNC V name(A a, B b) {                                                           \
     using T = language::element_t<V>;                                                     \
-    using Wide = language::wide_t<T>;                                                     \
     return language::map<V>(                                                              \
         [](T x, T y) SIM_INLINE_LAMBDA { return T(formula); }, V(a), V(b));               \
   }
@@ -320,18 +319,17 @@ namespace metal {
   template <class A, class B, class C, class V = language::integer_t<A, B, C>>            \
   METAL_FUNC V name(A a, B b, C c) {                                                      \
     using T = language::element_t<V>;                                                     \
-    using Wide = language::wide_t<T>;                                                     \
     return language::map<V>(                                                              \
         [](T x, T y, T z) SIM_INLINE_LAMBDA { return T(formula); }, V(a), V(b), V(c));    \
   }
 
-SIM_INTEGER_2(addsat, language::saturated<T>(Wide(x) + y))
+SIM_INTEGER_2(addsat, language::saturated<T>(language::wide_t<T>(x) + y))
 SIM_INTEGER_2(subsat, language::saturated_difference(x, y))
-SIM_INTEGER_2(hadd, (Wide(x) + y) >> 1)
-SIM_INTEGER_2(rhadd, (Wide(x) + y + 1) >> 1)
-SIM_INTEGER_2(mulhi, (Wide(x) * y) >> language::bits_v<T>)
-SIM_INTEGER_3(madhi, ((Wide(x) * y) >> language::bits_v<T>) + z)
-SIM_INTEGER_3(madsat, language::saturated<T>(Wide(x) * y + z))
+SIM_INTEGER_2(hadd, (language::wide_t<T>(x) + y) >> 1)
+SIM_INTEGER_2(rhadd, (language::wide_t<T>(x) + y + 1) >> 1)
+SIM_INTEGER_2(mulhi, (language::wide_t<T>(x) * y) >> language::bits_v<T>)
+SIM_INTEGER_3(madhi, ((language::wide_t<T>(x) * y) >> language::bits_v<T>) + z)
+SIM_INTEGER_3(madsat, language::saturated<T>(language::wide_t<T>(x) * y + z))
 SIM_INTEGER_1(clz, language::leading_zeros(language::bits_of(x)))
 SIM_INTEGER_1(ctz, x == 0 ? language::bits_v<T> : __builtin_ctzll(ulong(x)))
 SIM_INTEGER_1(popcount, __builtin_popcountll(language::bits_of(x)))

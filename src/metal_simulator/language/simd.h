@@ -128,8 +128,9 @@ struct shuffle {
       uint source = choose(lane - first, own.count, group);
       bool inside = source < group;
       // Past the end of the group: the filling, wrapped around, or the lane's own value.
-      if (!inside && own.modulo != 0) source = (source + group) % group;
-      if (!inside && own.modulo == 0 && (Direction == direction::down || Direction == direction::up)) {
+      if (!inside && own.modulo != 0) {
+        source = (source + group) % group;
+      } else if (!inside && (Direction == direction::down || Direction == direction::up)) {
         *out[lane] = own.value;
         continue;
       }

@@ -38,14 +38,17 @@ template <bool Condition>
 using require = std::enable_if_t<Condition, int>;
 }  // namespace language
 
-// The upper half of a float. As in Metal, it becomes a float implicitly, but everything else has
-// to be converted explicitly, to and from it.
+// The upper half of a float. As in Metal, it becomes a float implicitly, and an integer becomes a
+// bfloat (`bfloat x = 0`); every other conversion has to be written.
 struct bfloat {
   uint16_t bits;
 
   bfloat() = default;
 
-  template <class T, language::require<language::is_scalar_v<T>> = 0>
+  template <class T, language::require<std::is_integral<T>::value> = 0>
+  constexpr bfloat(T value) : bits(round_to_nearest_even(float(value))) {}
+  template <class T, language::require<language::is_scalar_v<T>> = 0,
+            language::require<!std::is_integral<T>::value> = 0>
   explicit constexpr bfloat(T value) : bits(round_to_nearest_even(float(value))) {}
 
   // Conversion templates, because a plain `operator float` would also let `c ? b : 0` become an
@@ -71,11 +74,14 @@ struct bfloat {
 namespace language {
 template <>
 inline constexpr bool is_scalar_v<bfloat> = true;
-}
+template <class T>
+constexpr bool is_other_scalar_v = is_scalar_v<T> && !std::is_same<T, bfloat>::value;
+}  // namespace language
 
 constexpr METAL_FUNC bfloat operator-(bfloat a) { return bfloat(-float(a)); }
 
-// bfloat with bfloat or an integer gives bfloat, bfloat with float gives float.
+// bfloat with bfloat or an integer gives bfloat, bfloat with float gives float. All are written out,
+// because the built-in operators do not see conversion templates.
 #define SIM_BFLOAT_OPERATOR(op)                                                       \
   constexpr METAL_FUNC bfloat operator op(bfloat a, bfloat b) {                       \
     return bfloat(float(a) op float(b));                                              \
@@ -91,6 +97,7 @@ constexpr METAL_FUNC bfloat operator-(bfloat a) { return bfloat(-float(a)); }
   constexpr METAL_FUNC float operator op(bfloat a, float b) { return float(a) op b; } \
   constexpr METAL_FUNC float operator op(float a, bfloat b) { return a op float(b); } \
   constexpr METAL_FUNC bfloat& operator op##=(bfloat& a, bfloat b) { return a = a op b; } \
+  constexpr METAL_FUNC float& operator op##=(float& a, bfloat b) { return a = a op b; } \
   template <class I, language::require<std::is_integral<I>::value> = 0>               \
   constexpr METAL_FUNC bfloat& operator op##=(bfloat& a, I b) {                       \
     return a = a op b;                                                                \
@@ -101,14 +108,13 @@ SIM_BFLOAT_OPERATOR(*)
 SIM_BFLOAT_OPERATOR(/)
 #undef SIM_BFLOAT_OPERATOR
 
-// Comparisons need their own operators: the built-in ones do not see conversion templates.
 #define SIM_BFLOAT_COMPARISON(op)                                                        \
   constexpr METAL_FUNC bool operator op(bfloat a, bfloat b) { return float(a) op float(b); } \
-  template <class T, language::require<std::is_arithmetic<T>::value> = 0>               \
+  template <class T, language::require<language::is_other_scalar_v<T>> = 0>             \
   constexpr METAL_FUNC bool operator op(bfloat a, T b) {                                \
     return float(a) op b;                                                               \
   }                                                                                     \
-  template <class T, language::require<std::is_arithmetic<T>::value> = 0>               \
+  template <class T, language::require<language::is_other_scalar_v<T>> = 0>             \
   constexpr METAL_FUNC bool operator op(T a, bfloat b) {                                \
     return a op float(b);                                                               \
   }
