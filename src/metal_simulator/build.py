@@ -34,7 +34,8 @@ HERE = Path(__file__).parent
 MLX_INCLUDE = Path(mx.__file__).parent / "include"
 MLX_KERNELS = "mlx/backend/metal/kernels"
 IS_MACOS = sys.platform == "darwin"
-OLDEST_GCC = 12  # the first with _Float16 in C++
+# The first with _Float16 in C++.
+OLDEST_GCC = 13 if platform.machine() in ("aarch64", "arm64") else 12
 
 _BASE_FLAGS = (
     "-std=c++17",
@@ -44,6 +45,7 @@ _BASE_FLAGS = (
     "-fwrapv",
     "-ffp-contract=off",
     "-fno-finite-loops",
+    "-fsigned-char",  # as in Metal; on arm64 Linux a char is unsigned
     "-fdiagnostics-color=never",
     "-Wno-attributes",
     "-Wno-literal-suffix",
@@ -51,7 +53,8 @@ _BASE_FLAGS = (
     "-Wno-ignored-attributes",
 )
 # In Metal 1.0 is a float.
-_GCC_FLAGS = ("-fsingle-precision-constant", "-fmax-errors=1")
+# Half arithmetic rounds every result.
+_GCC_FLAGS = ("-fsingle-precision-constant", "-fexcess-precision=16", "-fmax-errors=1")
 _CLANG_FLAGS = ("-Xclang", "-cl-single-precision-constant", "-ferror-limit=1")
 # The sanitizers' calls go to our runtime; theirs are not linked.
 _CHECK_FLAGS = (

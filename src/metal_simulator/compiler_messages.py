@@ -58,12 +58,21 @@ def uninitialized_warnings(shown: str, text: str) -> list[tuple[str, int, str]]:
     """The compiler's warnings about uninitialized variables at lines of the author's text."""
     files = lines_by_file(text)
     found = []
+    elsewhere = ""  # a warning at a line of the language header, into which a value went
     for line in shown.split("\n"):
         message = _MESSAGE.match(line)
-        if message is None or message["kind"] != "warning":
+        if message is None:
             continue
         file = Path(message["file"]).name
-        if "uninitialized" in message["text"] and file in files:
-            said = _own(re.sub(r" \[-W[\w-]+\]$", "", message["text"]))
-            found.append((file, int(message["line"]), said))
+        if message["kind"] == "warning":
+            elsewhere = ""
+            if "uninitialized" in message["text"]:
+                said = _own(re.sub(r" \[-W[\w-]+\]$", "", message["text"]))
+                if file in files:
+                    found.append((file, int(message["line"]), said))
+                else:
+                    elsewhere = said
+        elif elsewhere and message["text"].endswith("was declared here") and file in files:
+            found.append((file, int(message["line"]), elsewhere))
+            elsewhere = ""
     return found

@@ -35,7 +35,9 @@ class Reporter:
         place = self._place(found.place)
         variable = found.variable.decode()
         kind = KINDS[found.kind]
-        has_element = kind not in ("threadgroup-memory", "divergent-barrier") and variable
+        has_element = kind == "array-out-of-bounds" or (
+            variable and kind not in ("threadgroup-memory", "divergent-barrier")
+        )
         return Finding(
             kind=kind,
             message=self._message(kind, found, variable),

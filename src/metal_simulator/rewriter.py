@@ -5,6 +5,8 @@ be defined twice, and `threadgroup float tile[16]` would be every thread's own a
 stay as they are: what is removed leaves its line ends.
 """
 
+import re
+
 from .tokens import (
     ADDRESS_SPACES,
     Token,
@@ -15,6 +17,7 @@ from .tokens import (
     tokenize,
 )
 
+_SMALL_LITERAL = re.compile(r"(?P<value>\d*\.?\d*(?:[eE][+-]?\d+)?)(?P<suffix>[hH]|bf|BF)$")
 FUNCTION_CONSTANT = "SIM_FUNCTION_CONSTANT_"
 _CLASSES = ("struct", "class", "union")
 _INTEGER_WORDS = {"unsigned", "signed", "long", "short", "int", "char"}
@@ -39,6 +42,7 @@ def rewrite(source: str) -> str:
     tokens = tokenize(source)
     _give_function_constants_a_value(tokens)
     _drop_attributes(tokens)
+    _construct_small_literals(tokens)
     _OverloadRemover(tokens).run()
     _share_threadgroup_variables(tokens)
     return text_of(tokens)
@@ -73,6 +77,15 @@ def _drop_attributes(tokens: list[Token]) -> None:
                 token.blank()
             place = closing
         place += 1
+
+
+def _construct_small_literals(tokens: list[Token]) -> None:
+    """`1.5h` and `1.5bf` as constructor calls: clang has no such suffixes."""
+    for token in tokens:
+        literal = _SMALL_LITERAL.match(token.text) if token.kind == "number" else None
+        if literal is not None:
+            kind = "half" if literal["suffix"] in "hH" else "bfloat"
+            token.text = f"{kind}({literal['value']})"
 
 
 class _OverloadRemover:

@@ -184,7 +184,7 @@ def test_a_compile_error_names_the_line_of_the_author(source, line, fragment):
     kernel = metal_kernel("wrong", ["inp"], ["out"], source)
     with pytest.raises(CompileError) as error:
         run(kernel, mx.zeros(8))
-    text = str(error.value).replace("‘", "'").replace("’", "'")
+    text = str(error.value)
     assert text.startswith(f"wrong [source]:{line}: ")
     assert fragment in text
     assert source.split("\n")[line - 1].strip() in text
@@ -267,7 +267,7 @@ def test_watch_counts_and_changes_the_settings():
 
 def test_a_kernel_inside_a_transformation_says_what_to_do():
     kernel = metal_kernel("copy", ["inp"], ["out"], COPY)
-    with pytest.raises(RuntimeError, match="outside of mx.compile"):
+    with pytest.raises(RuntimeError, match=r"outside of mx\.compile"):
         mx.compile(lambda x: run(kernel, x))(mx.zeros(8))
 
 

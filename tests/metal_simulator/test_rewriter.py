@@ -68,6 +68,12 @@ def test_pointers_to_threadgroup_memory_declare_nothing(source):
     assert rewrite(source) == source
 
 
+def test_literals_of_half_and_bfloat_are_constructed():
+    assert rewrite("x = 1.5h + 2.H - 3e-2bf + 0xbf;") == (
+        "x = half(1.5) + half(2.) - bfloat(3e-2) + 0xbf;"
+    )
+
+
 def test_an_initializer_of_a_threadgroup_variable_is_refused_with_its_line():
     with pytest.raises(RewriteError, match="initializer") as error:
         rewrite("int x;\n\nthreadgroup float t[2] = {1, 2};")
@@ -76,8 +82,8 @@ def test_an_initializer_of_a_threadgroup_variable_is_refused_with_its_line():
 
 def test_lines_keep_their_numbers():
     source = (
-        "[[kernel]] void f(\n  device float* a [[buffer(0)]],\n  uint i [[thread_position_in_grid]])"
-        " {\n  threadgroup float t[2];\n  a[i] = t[0];\n}"
+        "[[kernel]] void f(\n  device float* a [[buffer(0)]],\n"
+        "  uint i [[thread_position_in_grid]]) {\n  threadgroup float t[2];\n  a[i] = t[0];\n}"
     )
     lines = rewrite(source).split("\n")
     assert len(lines) == len(source.split("\n"))

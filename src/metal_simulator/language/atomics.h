@@ -45,7 +45,7 @@ namespace language {
 enum { kLoad, kStore, kModify };  // as `sim_atomic` has it
 
 // The atomic's bits, once the runtime knows of the access: the compiler's checks leave atomic
-// operations alone.
+// operations alone. Inlined into the kernel with its callers: the runtime reports where it is called.
 template <class T>
 METAL_FUNC bits_t<T>* open_atomic(const volatile metal::atomic<T>* object, int access) {
   sim_atomic((void*)object, sizeof(T), access);
@@ -59,14 +59,32 @@ METAL_FUNC T from_bits(bits_t<T> bits) {
 
 // Replaces the value by change(value, operand); returns what it was.
 template <class T, class Change>
-SIM_NOT_CHECKED T modify_atomic(volatile metal::atomic<T>* object, T operand, Change change) {
-  bits_t<T>* address = open_atomic(object, kModify);
+SIM_NOT_CHECKED T modify_bits(bits_t<T>* address, T operand, Change change) {
   bits_t<T> before = __atomic_load_n(address, __ATOMIC_RELAXED), after;
   do {
     after = bits_of(T(change(from_bits<T>(before), operand)));
   } while (!__atomic_compare_exchange_n(address, &before, after, true, __ATOMIC_RELAXED,
                                         __ATOMIC_RELAXED));
   return from_bits<T>(before);
+}
+
+template <class T, class Change>
+METAL_FUNC T modify_atomic(volatile metal::atomic<T>* object, T operand, Change change) {
+  return modify_bits<T>(open_atomic(object, kModify), operand, change);
+}
+
+template <class Bits>
+SIM_NOT_CHECKED Bits load_bits(Bits* address) {
+  return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+template <class Bits>
+SIM_NOT_CHECKED void store_bits(Bits* address, Bits bits) {
+  __atomic_store_n(address, bits, __ATOMIC_RELAXED);
+}
+template <class Bits>
+SIM_NOT_CHECKED bool exchange_bits(Bits* address, Bits* expected, Bits desired) {
+  return __atomic_compare_exchange_n(address, expected, desired, false, __ATOMIC_RELAXED,
+                                     __ATOMIC_RELAXED);
 }
 
 // A parameter whose type is not deduced: it converts to the atomic's type.
@@ -123,28 +141,25 @@ METAL_FUNC void atomic_min_explicit(volatile atomic<ulong>* object, ulong operan
 }
 
 template <class T>
-SIM_NOT_CHECKED T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
+METAL_FUNC T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
   return language::from_bits<T>(
-      __atomic_load_n(language::open_atomic(object, language::kLoad), __ATOMIC_RELAXED));
+      language::load_bits(language::open_atomic(object, language::kLoad)));
 }
 
 template <class T>
-SIM_NOT_CHECKED void atomic_store_explicit(volatile atomic<T>* object,
-                                           language::converted<T> desired, memory_order) {
-  __atomic_store_n(language::open_atomic(object, language::kStore), language::bits_of(desired),
-                   __ATOMIC_RELAXED);
+METAL_FUNC void atomic_store_explicit(volatile atomic<T>* object, language::converted<T> desired,
+                                      memory_order) {
+  language::store_bits(language::open_atomic(object, language::kStore),
+                       language::bits_of(desired));
 }
 
 template <class T>
-SIM_NOT_CHECKED bool atomic_compare_exchange_weak_explicit(volatile atomic<T>* object,
-                                                           T* expected,
-                                                           language::converted<T> desired,
-                                                           memory_order, memory_order) {
+METAL_FUNC bool atomic_compare_exchange_weak_explicit(volatile atomic<T>* object, T* expected,
+                                                      language::converted<T> desired,
+                                                      memory_order, memory_order) {
   language::bits_t<T> bits = language::bits_of(*expected);
-  auto* address = language::open_atomic(object, language::kModify);
-  bool exchanged =
-      __atomic_compare_exchange_n(address, &bits, language::bits_of(desired), false,
-                                  __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  bool exchanged = language::exchange_bits(language::open_atomic(object, language::kModify), &bits,
+                                           language::bits_of(desired));
   *expected = language::from_bits<T>(bits);
   return exchanged;
 }
