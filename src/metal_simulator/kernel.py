@@ -184,7 +184,7 @@ class metal_kernel:
                 f"The kernel {self.name!r} has no gradient: give it one by mx.custom_function."
             )
 
-        outputs: list[mx.array] = run(*map(_as_array, inputs))
+        outputs: Any = run(*map(_as_array, inputs))
         return outputs
 
     def _compile(
