@@ -45,6 +45,8 @@ _FLAGS = (
     "-O3",
     # Apple's clang and GCC call the processor they run on differently on arm64 and x86-64.
     "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
+    # `a * b + c` in one instruction. GCC takes the C++ standard for a reason not to.
+    "-ffp-contract=fast",
     "-fPIC",
     "-pthread",
     # Two solutions in one process must not find each other's functions.

@@ -6,7 +6,6 @@
 #include "quantized_matmul.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "tiny_llm_lab/vectors.h"
 
@@ -62,26 +61,25 @@ void matvec_of(const float* x, const float* sums, const QuantizedRows& w, float*
     Floats<n> scaled[M] = {};
     float shifts[M] = {};
     for (int group = 0; group < groups; group++) {
-      Floats<n> dots[M] = {};
+      // Two sums take turns: an addition need not wait for the one before.
+      Floats<n> dots[M][2] = {};
       for (int k = group * w.group_size, load_ = 0; load_ < loads; load_++, k += codes * n) {
         const auto words = load<Words<n>>(packed + k / codes);
 #pragma GCC unroll 8
         for (int i = 0; i < codes; i++) {
           const Floats<n> q = unpack<bits, n>(words, i);
           for (int m = 0; m < M; m++) {
-            dots[m] += q * load<Floats<n>>(x + int64_t(m) * w.K + k + i * n);
+            dots[m][i % 2] += q * load<Floats<n>>(x + int64_t(m) * w.K + k + i * n);
           }
         }
       }
-      for (int m = 0; m < M; m++) scaled[m] += scales[group] * dots[m];
-    }
-    // The bias is the same for all elements of a group: it meets their sum.
-    for (int m = 0; m < M; m++) {
-      for (int group = 0; group < groups; group++) {
+      for (int m = 0; m < M; m++) {
+        scaled[m] += scales[group] * (dots[m][0] + dots[m][1]);
+        // The bias is the same for all elements of a group: it meets their sum.
         shifts[m] += biases[group] * sums[m * groups + group];
       }
-      y[m * BLOCK_ROWS + row] = sum<n>(scaled[m]) + shifts[m];
     }
+    for (int m = 0; m < M; m++) y[m * BLOCK_ROWS + row] = sum<n>(scaled[m]) + shifts[m];
   }
   // END SOLUTION
 }
@@ -197,7 +195,7 @@ template <int bits>
 void matmul(const float* x, int M, const QuantizedRows& w, float* y) {
   // BEGIN SOLUTION matmul
   std::fill(y, y + int64_t(M) * BLOCK_ROWS, 0.0f);
-  thread_local std::vector<float> panel(PANEL_COLUMNS * PANEL);
+  thread_local FloatBuffer panel(PANEL_COLUMNS * PANEL);
   for (int k = 0; k < w.K; k += PANEL_COLUMNS) {
     const int columns = std::min(PANEL_COLUMNS, w.K - k);
     for (int row = 0; row < w.rows; row += PANEL) {

@@ -14,6 +14,7 @@
 #include "mlx/primitives.h"
 #include "quantized_matmul.h"
 #include "tiny_llm_lab/parallel.h"
+#include "tiny_llm_lab/vectors.h"
 
 namespace tiny_llm {
 
@@ -27,7 +28,7 @@ constexpr int64_t WORTH_THREADS = 1 << 18;
 
 /// `count` numbers as floats: as they lie there, or converted into `buffer`.
 template <typename T>
-const float* as_floats(const T* numbers, int64_t count, std::vector<float>& buffer) {
+const float* as_floats(const T* numbers, int64_t count, FloatBuffer& buffer) {
   if constexpr (std::is_same_v<T, float>) {
     return numbers;
   } else {
@@ -44,7 +45,7 @@ const float* as_floats(const T* numbers, int64_t count, std::vector<float>& buff
 template <typename T, typename S, int bits>
 void multiply(const T* a, int M, const uint32_t* packed, const S* scales, const S* biases, int N,
               int K, int group_size, T* out) {
-  std::vector<float> converted, interleaved, sums;
+  FloatBuffer converted, interleaved, sums;
   const float* x = as_floats(a, int64_t(M) * K, converted);
   const int groups = K / group_size;
   const bool few = M <= MOST_VECTORS;
@@ -57,7 +58,7 @@ void multiply(const T* a, int M, const uint32_t* packed, const S* scales, const 
   const int blocks_of_vectors = (M + BLOCK_VECTORS - 1) / BLOCK_VECTORS;
 
   auto multiply_block = [&](int block) {
-    thread_local std::vector<float> scale_buffer, bias_buffer, y;
+    thread_local FloatBuffer scale_buffer, bias_buffer, y;
     const int row = block % blocks_of_rows * BLOCK_ROWS;
     const int first = block / blocks_of_rows * BLOCK_VECTORS;
     const int rows = std::min(BLOCK_ROWS, N - row);

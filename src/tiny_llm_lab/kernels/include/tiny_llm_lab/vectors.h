@@ -8,6 +8,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 namespace tiny_llm {
 
@@ -51,5 +53,20 @@ inline float sum(Floats<n> vector) {
   for (int i = 0; i < n; i++) total += vector[i];
   return total;
 }
+
+template <typename T>
+struct CacheLineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+  CacheLineAllocator() = default;
+  template <typename U>
+  CacheLineAllocator(const CacheLineAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+  void deallocate(T* address, size_t) { ::operator delete(address, line); }
+  bool operator==(const CacheLineAllocator&) const { return true; }
+};
+
+/// Floats that begin at a cache line: a vector that spans two lines takes two loads.
+using FloatBuffer = std::vector<float, CacheLineAllocator<float>>;
 
 }  // namespace tiny_llm
