@@ -17,9 +17,11 @@ constexpr int LANES = 8;
 /// The code number `i` (from 0) of each word, as floats.
 template <int bits, int n>
 inline Floats<n> unpack(Words<n> words, int i) {
+  Floats<n> codes = {};
   // BEGIN SOLUTION unpack
-  return to_floats<n>((words >> (bits * i)) & ((1u << bits) - 1));
+  codes = to_floats<n>((words >> (bits * i)) & ((1u << bits) - 1));
   // END SOLUTION
+  return codes;
 }
 
 /// The number of words that `matvec` loads at once: those of a whole group, at most LANES.
