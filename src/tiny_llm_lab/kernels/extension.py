@@ -62,7 +62,16 @@ _ERROR = re.compile(
 
 
 class BuildError(Exception):
-    """The C++ kernels cannot be built or loaded; the message is meant for the student."""
+    """The C++ kernels cannot be built or loaded; the message is meant for the student.
+
+    Attributes:
+        path, line: where the compiler stumbled; None and 0 if that is not known.
+    """
+
+    def __init__(self, message: str, path: Path | None = None, line: int = 0) -> None:
+        """Keep message and place."""
+        super().__init__(message)
+        self.path, self.line = path, line
 
 
 _results: dict[str, ModuleType | BuildError] = {}
@@ -92,7 +101,7 @@ def load_extension(package: str) -> ModuleType:
             _results[package] = error
     result = _results[package]
     if isinstance(result, BuildError):
-        raise BuildError(str(result))
+        raise BuildError(str(result), result.path, result.line)
     return result
 
 
@@ -166,11 +175,11 @@ def _compile(arguments: Sequence[str], output: Path, folder: Path) -> None:
         english = os.environ | {"LC_ALL": "C"}
         done = subprocess.run(command, capture_output=True, text=True, env=english)
         if done.returncode:
-            raise BuildError(first_error(done.stderr, folder))
+            raise first_error(done.stderr, folder)
         made.replace(output)
 
 
-def first_error(output: str, folder: Path) -> str:
+def first_error(output: str, folder: Path) -> BuildError:
     """The first error of a compiler's output, at the line of a folder that it comes from.
 
     Args:
@@ -178,22 +187,23 @@ def first_error(output: str, folder: Path) -> str:
         folder: the folder of the student's sources.
 
     Returns:
-        `file:line: error: text`, and the source line below it. If the compiler stumbles in a
-        header that is not in the folder, the line that led there; if there is no error in the
-        compiler's format, such as from the linker, the first lines of its output.
+        An exception with `file:line: error: text` and the source line below it. If the compiler
+        stumbles in a header that is not in the folder, the line that led there; if there is no
+        error in the compiler's format, such as from the linker, the first lines of its output.
     """
     error = _ERROR.search(output)
     if error is None:
-        return "The C++ kernels do not build:\n" + "\n".join(output.splitlines()[:8])
+        lines = output.splitlines()[:8]
+        return BuildError("\n".join(["The C++ kernels do not build:", *lines]))
+    path, line = Path(error["file"]), int(error["line"])
     places = re.findall(rf"({re.escape(str(folder))}[^\n:]*):(\d+)", output)
-    file, line = error["file"], error["line"]
-    if not Path(file).is_relative_to(folder) and places:
-        file, line = places[0]
-    message = f"{_shown(Path(file))}:{line}: error: {error['text']}"
-    lines = Path(file).read_text(errors="replace").splitlines() if Path(file).is_file() else []
-    if int(line) <= len(lines):
-        message += f"\n    {lines[int(line) - 1].strip()}"
-    return message
+    if not path.is_relative_to(folder) and places:
+        path, line = Path(places[0][0]), int(places[0][1])
+    message = f"{_shown(path)}:{line}: error: {error['text']}"
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    if line <= len(lines):
+        message += f"\n    {lines[line - 1].strip()}"
+    return BuildError(message, path, line)
 
 
 @functools.cache
