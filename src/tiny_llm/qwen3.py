@@ -12,10 +12,11 @@ from tiny_llm_lab.models import dense_weight
 
 from .attention import scaled_dot_product_attention_grouped
 from .basics import linear, silu
-from .embedding import Embedding
+from .embedding import Embedding, QuantizedEmbedding
 from .kv_cache import TinyKvFullCache
 from .layer_norm import RMSNorm
 from .positional_encoding import RoPE
+from .quantize import QuantizedWeights
 
 
 class Qwen3MLP:
@@ -188,7 +189,7 @@ class Qwen3TransformerBlock:
 class Qwen3Model:
     """The whole model: embedding, layers, final norm, output head."""
 
-    def __init__(self, mlx_model: Any) -> None:
+    def __init__(self, mlx_model: Any, quantized: bool = False) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
 
         Later changes of that model do not change this one.
@@ -197,6 +198,7 @@ class Qwen3Model:
             mlx_model: an `mlx_lm.models.qwen3.Model`, quantized or not. `.args` holds its
                 dimensions; `dense_weight(layer)` from `tiny_llm_lab.models` gives the weight of
                 one of its linear or embedding layers as a plain array.
+            quantized: False until week 2, day 2, which is about it.
         """
         raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")
 

@@ -4,6 +4,8 @@ Here and in all modules, a function leaves its arguments as they are, and its re
 of its input.
 """
 
+from typing import Any
+
 import mlx.core as mx
 
 
@@ -26,17 +28,21 @@ def softmax(x: mx.array, axis: int) -> mx.array:
     return (exponentials / mx.sum(exponentials, axis=axis, keepdims=True)).astype(x.dtype)
 
 
-def linear(x: mx.array, w: mx.array, bias: mx.array | None = None) -> mx.array:
+def linear(x: mx.array, w: mx.array | Any, bias: mx.array | None = None) -> mx.array:
     """Apply a linear layer: `x @ w.T + bias`.
 
     Args:
         x: input, `... x I`.
-        w: weight, `O x I` (one row per output, as checkpoints store it).
+        w: weight, `O x I` (one row per output, as checkpoints store it). What is not an array,
+            such as `QuantizedWeights`, brings a `linear(x, bias)` of its own.
         bias: `O`, or None for no bias.
 
     Returns:
         `... x O`, dtype of `x`, whatever the dtypes of weight and bias.
     """
+    if not isinstance(w, mx.array):
+        product: mx.array = w.linear(x, bias)
+        return product
     y = x @ w.T
     if bias is not None:
         y = y + bias

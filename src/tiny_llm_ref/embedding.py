@@ -3,6 +3,7 @@
 import mlx.core as mx
 
 from .basics import linear
+from .quantize import QuantizedWeights, dequantize_weights, quantized_linear
 
 
 class Embedding:
@@ -46,3 +47,48 @@ class Embedding:
             Logits, `... x vocab_size`, dtype of `x`.
         """
         return linear(x, self.weight)
+
+
+class QuantizedEmbedding:
+    """An embedding whose table stays quantized: only the vectors that are asked for are not."""
+
+    def __init__(self, vocab_size: int, embedding_dim: int, weight: QuantizedWeights) -> None:
+        """Keep the table.
+
+        Args:
+            vocab_size: number of token ids.
+            embedding_dim: `E`, the size of each vector.
+            weight: of shape `vocab_size x E`.
+
+        Raises:
+            ValueError: `weight` has another shape.
+        """
+        if weight.shape != (vocab_size, embedding_dim):
+            raise ValueError(
+                f"weight must have shape ({vocab_size}, {embedding_dim}), not {weight.shape}"
+            )
+        self.weight = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Look up the vectors of token ids, and dequantize them.
+
+        Args:
+            x: token ids, any shape `...`, integers.
+
+        Returns:
+            `... x E`, dtype of the scales.
+        """
+        w = self.weight
+        rows = QuantizedWeights(w.scales[x], w.biases[x], w.group_size, w.bits, w.weight[x])
+        return dequantize_weights(rows)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Use the table as the output head: score every token against each vector.
+
+        Args:
+            x: `... x E`.
+
+        Returns:
+            Logits, `... x vocab_size`, dtype of `x`.
+        """
+        return quantized_linear(x, self.weight)

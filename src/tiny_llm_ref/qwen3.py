@@ -12,10 +12,11 @@ from tiny_llm_lab.models import dense_weight
 
 from .attention import scaled_dot_product_attention_grouped
 from .basics import linear, silu
-from .embedding import Embedding
+from .embedding import Embedding, QuantizedEmbedding
 from .kv_cache import TinyKvFullCache
 from .layer_norm import RMSNorm
 from .positional_encoding import RoPE
+from .quantize import QuantizedWeights
 
 
 class Qwen3MLP:
@@ -234,7 +235,7 @@ class Qwen3TransformerBlock:
 class Qwen3Model:
     """The whole model: embedding, layers, final norm, output head."""
 
-    def __init__(self, mlx_model: Any) -> None:
+    def __init__(self, mlx_model: Any, quantized: bool = False) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
 
         Later changes of that model do not change this one.
@@ -243,12 +244,21 @@ class Qwen3Model:
             mlx_model: an `mlx_lm.models.qwen3.Model`, quantized or not. `.args` holds its
                 dimensions; `dense_weight(layer)` from `tiny_llm_lab.models` gives the weight of
                 one of its linear or embedding layers as a plain array.
+            quantized: True for layers that are quantized in `mlx_model` (they have `.scales`) to
+                stay so: their weights are `QuantizedWeights`, and the embedding is a
+                `QuantizedEmbedding`.
         """
         args = mlx_model.args
         inner = mlx_model.model
-        self.embedding = Embedding(
-            args.vocab_size, args.hidden_size, dense_weight(inner.embed_tokens)
-        )
+
+        def weight(layer: Any) -> Any:
+            if quantized and hasattr(layer, "scales"):
+                return QuantizedWeights.from_mlx_layer(layer)
+            return dense_weight(layer)
+
+        table = weight(inner.embed_tokens)
+        embedding = QuantizedEmbedding if isinstance(table, QuantizedWeights) else Embedding
+        self.embedding = embedding(args.vocab_size, args.hidden_size, table)
         self.layers = [
             Qwen3TransformerBlock(
                 num_attention_heads=args.num_attention_heads,
@@ -257,15 +267,15 @@ class Qwen3Model:
                 head_dim=args.head_dim,
                 intermediate_size=args.intermediate_size,
                 rms_norm_eps=args.rms_norm_eps,
-                wq=dense_weight(layer.self_attn.q_proj),
-                wk=dense_weight(layer.self_attn.k_proj),
-                wv=dense_weight(layer.self_attn.v_proj),
-                wo=dense_weight(layer.self_attn.o_proj),
+                wq=weight(layer.self_attn.q_proj),
+                wk=weight(layer.self_attn.k_proj),
+                wv=weight(layer.self_attn.v_proj),
+                wo=weight(layer.self_attn.o_proj),
                 q_norm=layer.self_attn.q_norm.weight,
                 k_norm=layer.self_attn.k_norm.weight,
-                w_gate=dense_weight(layer.mlp.gate_proj),
-                w_up=dense_weight(layer.mlp.up_proj),
-                w_down=dense_weight(layer.mlp.down_proj),
+                w_gate=weight(layer.mlp.gate_proj),
+                w_up=weight(layer.mlp.up_proj),
+                w_down=weight(layer.mlp.down_proj),
                 w_input_layernorm=layer.input_layernorm.weight,
                 w_post_attention_layernorm=layer.post_attention_layernorm.weight,
                 max_seq_len=args.max_position_embeddings,
@@ -274,7 +284,7 @@ class Qwen3Model:
             for layer in inner.layers
         ]
         self.norm = RMSNorm(args.hidden_size, inner.norm.weight, args.rms_norm_eps)
-        self.w_lm_head = None if args.tie_word_embeddings else dense_weight(mlx_model.lm_head)
+        self.w_lm_head = None if args.tie_word_embeddings else weight(mlx_model.lm_head)
 
     def create_kv_cache(self) -> list[TinyKvFullCache]:
         """One empty KV cache per layer, independent of each other and of earlier calls."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tiny_llm_lab.kernels import BuildError
+
 from . import solution
 from .checks import CheckFailure
 from .manifest import Symbol, Task
@@ -123,6 +125,8 @@ def find_definition(symbol: Symbol, package: Path) -> Location | None:
 
 
 def _raised_at(error: BaseException, package: Path) -> Location | None:
+    if isinstance(error, BuildError) and error.path is not None:
+        return Location(error.path, error.line, "the C++ kernels")
     raised_at = deepest_location(error.__traceback__, package)
     if raised_at is None and error.__cause__ is not None:
         raised_at = deepest_location(error.__cause__.__traceback__, package)

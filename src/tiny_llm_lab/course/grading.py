@@ -9,7 +9,7 @@ skipped one "not verified"; neither counts as passed. Other tests are left alone
 import random
 import signal
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+
+from tiny_llm_lab.kernels import BuildError, load_extension
 
 from . import failure, solution
 from .checks import dtype_name
@@ -28,6 +30,11 @@ from .task_results import GradedTest, Status, TaskResults
 
 # Far above what any graded test needs, on any machine: only a loop that never ends reaches it.
 TIME_LIMIT_SECONDS = 60
+
+
+def _has_kernels(day: Day) -> bool:
+    """Whether C++ is to be written on a day."""
+    return any(symbol.file.startswith("cpp/") for task in day.tasks for symbol in task.symbols)
 
 
 class Grading:
@@ -96,6 +103,21 @@ class Grading:
             if test is not None:
                 self.results.incomplete.add(test.task)
                 self.results.deselected.add(test.task)
+
+    def pytest_collection_finish(self) -> None:
+        """Build the C++ kernels, if a test may need them, before a test's clock runs.
+
+        What is wrong with them is for the tests to say.
+        """
+        days = self.course.days
+        first = next((index for index, day in enumerate(days) if _has_kernels(day)), len(days))
+        tasks = {test.task for test in self.results.tests.values()}
+        if not any(days.index(self.course.day(task.week, task.day)) >= first for task in tasks):
+            return
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        shown = capture.global_and_fixture_disabled() if capture else nullcontext()
+        with shown, suppress(BuildError):
+            load_extension(solution.package_name())
 
     # --- running ----------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
-"""Kernels of a solution: Metal's run on Apple's GPU, or in the simulator where there is none."""
+"""Kernels of a solution: C++ built on first use; Metal on Apple's GPU, or else in the simulator."""
 
+from .extension import BuildError, load_extension
 from .metal import metal_kernel, uses_simulator
 
-__all__ = ["metal_kernel", "uses_simulator"]
+__all__ = ["BuildError", "load_extension", "metal_kernel", "uses_simulator"]
