@@ -64,7 +64,9 @@ def load_metal_kernel(
     """
     folder = Path(sys.modules[package].__file__ or "").parent / "metal"
     # A kernel that is made anew is compiled anew by MLX, so it is kept.
-    return _load(folder / f"{name}.metal", tuple(input_names), tuple(output_names), uses_simulator())
+    return _load(
+        folder / f"{name}.metal", tuple(input_names), tuple(output_names), uses_simulator()
+    )
 
 
 @cache
