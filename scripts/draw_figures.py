@@ -1304,6 +1304,171 @@ def metal_execution() -> Figure:
     return figure
 
 
+def quantized_packing() -> Figure:
+    """Week 2, day 2: a row of codes in words of 32 bits, with a scale and a bias per group."""
+    figure = Figure(
+        202,
+        "How a quantized row is stored",
+        "A row of 256 elements in four groups of 64. Each group has one scale, one bias, and 64 "
+        "codes of 4 bits, which fill eight words of 32 bits. One word is enlarged: its first code, "
+        "3, lies in the lowest four bits, at the right, and the eighth code, 6, in the highest.",
+    )
+    left, width = 12.0, 336.0
+    figure.text(left, 10, "a row: 4 groups of 64 codes, 8 words each", size=12, anchor="start")
+    for group in range(4):
+        fill, opacity = (ACCENT_2, 0.3) if group == 1 else (FILL, 1)
+        figure.box(
+            left + 84 * group, 22, 84, 24, f"group {group}", size=12, fill=fill, opacity=opacity
+        )
+    figure.line((96, 46), (left, 66), color=MUTED, dashed=True)
+    figure.line((180, 46), (left + width, 66), color=MUTED, dashed=True)
+    figure.box(left, 66, 46, 28, "scale", size=12, fill=ACCENT, opacity=0.3)
+    figure.box(left + 50, 66, 46, 28, "bias", size=12, fill=ACCENT, opacity=0.3)
+    cell = 29.5
+    for word in range(8):
+        fill, opacity = (ACCENT_2, 0.6) if word == 0 else (ACCENT_2, 0.2)
+        figure.box(
+            left + 100 + cell * word, 66, cell, 28, f"w{word}", size=11, fill=fill,
+            opacity=opacity, radius=0,
+        )  # fmt: skip
+    figure.line((left + 100, 94), (left, 116), color=MUTED, dashed=True)
+    figure.line((left + 100 + cell, 94), (left + width, 116), color=MUTED, dashed=True)
+    for place, code in enumerate((6, 2, 9, 5, 1, 4, 1, 3)):
+        x = left + 42 * place
+        figure.box(x, 116, 42, 28, f"{code:04b}", size=12, fill=ACCENT_2, opacity=0.3, radius=0)
+        figure.text(x + 21, 156, f"{code}", size=12, bold=True)
+        figure.text(x + 21, 171, f"code {7 - place}", size=10, color=MUTED)
+    figure.text(left, 192, "bit 31", size=11, anchor="start", color=MUTED)
+    figure.text(180, 192, "w0 = 0x62951413", size=12)
+    figure.text(left + width, 192, "bit 0", size=11, anchor="end", color=MUTED)
+    return figure
+
+
+def matvec_lanes() -> Figure:
+    """Week 2, day 2: which elements the codes belong to that are unpacked at once."""
+    figure = Figure(
+        260,
+        "Eight words at once",
+        "Eight words side by side, in the columns. Row i holds code number i of each word, and "
+        "says which element of the group it is: in row 2 these are 2, 10, 18 and so on to 58. "
+        "Prepared activations have the elements in the order of the rows.",
+    )
+    left, top, width, height = 66.0, 40.0, 35.0, 22.0
+    for word in range(8):
+        figure.text(left + width * (word + 0.5), 28, f"w{word}", size=11, color=MUTED)
+    for i in range(8):
+        y = top + height * i
+        figure.text(left - 6, y + height / 2, f"code {i}", size=11, anchor="end", color=MUTED)
+        for word in range(8):
+            fill, opacity = (ACCENT, 0.45) if i == 2 else (FILL, 1)
+            figure.box(
+                left + width * word, y, width, height, str(8 * word + i), size=11, fill=fill,
+                opacity=opacity, radius=0,
+            )  # fmt: skip
+    figure.text(left, 10, "one load: 8 words = 64 codes of 4 bits", size=12, anchor="start")
+    figure.text(352, 230, "unpack(words, 2): the elements 2, 10, 18, ... 58", size=12, anchor="end")
+    figure.text(352, 250, "interleaved: row 0, then row 1, then row 2, ...", size=12, anchor="end")
+    return figure
+
+
+def matmul_panel() -> Figure:
+    """Week 2, day 2: a tile of sums in registers, between vectors and a panel of weights."""
+    figure = Figure(
+        300,
+        "A panel and a tile",
+        "The panel, above at the right, has a row for each element k, with that element of 16 rows "
+        "of the weights. At the left are six vectors. Below the panel are the tile's sums, 6 by "
+        "16. In step k, each vector's element k is multiplied with row k of the panel, and added "
+        "to the sums of that vector.",
+    )
+    x0, y0 = 144.0, 30.0
+    cell, rows = 12.0, 10
+    figure.text(x0 + 8 * cell, 10, "panel: 16 rows of w, transposed", size=12)
+    for k in range(rows):
+        for column in range(16):
+            fill, opacity = (ACCENT_2, 0.5) if k == 4 else (ACCENT_2, 0.12)
+            figure.box(
+                x0 + cell * column, y0 + cell * k, cell, cell, fill=fill, opacity=opacity,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+    figure.text(x0 - 6, y0 + cell * 4.5, "row k", size=12, anchor="end")
+    figure.line((x0 + 8 * cell, y0 - 4), (x0 + 8 * cell, y0 + cell * rows + 4), width=2)
+    figure.text(x0 + 4 * cell, y0 + cell * rows + 12, "left", size=11)
+    figure.text(x0 + 12 * cell, y0 + cell * rows + 12, "right", size=11)
+    top = y0 + cell * rows + 28
+    for m in range(6):
+        for k in range(rows):
+            fill, opacity = (ACCENT, 0.55) if k == 4 else (FILL, 1)
+            figure.box(
+                12 + cell * k, top + cell * m, cell, cell, fill=fill, opacity=opacity,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+        for column in range(16):
+            figure.box(
+                x0 + cell * column, top + cell * m, cell, cell, fill=ACCENT, opacity=0.15,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+    figure.line((x0 + 8 * cell, top - 4), (x0 + 8 * cell, top + 6 * cell + 4), width=2)
+    bottom = top + 6 * cell
+    figure.text(12 + cell * rows / 2, bottom + 14, "6 vectors, column k", size=12)
+    figure.text(x0 + 8 * cell, bottom + 14, f"6 {TIMES} 16 sums: 12 registers", size=12)
+    figure.text(180, bottom + 34, f"step k: sums += column k {TIMES} row k", size=12)
+    return figure
+
+
+def matmul_roofline() -> Figure:
+    """Week 2, day 2: the roofline of an imagined machine, and where the products stand."""
+    figure = Figure(
+        268,
+        "A roofline",
+        "Operations per second against operations per byte, both axes logarithmic. Up to 8 "
+        "operations per byte the bound rises with them, at 20 GB per second; from there on it is "
+        "flat, at 160 billion operations per second. A vector times float32 weights has 0.5 and "
+        "may reach 10; with 4-bit weights it has 3.5 and may reach 71; 128 vectors have 208 and "
+        "may reach 160.",
+    )
+    left, right, bottom, top = 46.0, 350.0, 222.0, 24.0
+    low, high, slowest, fastest = 0.25, 512.0, 4.0, 256.0
+
+    def x(intensity: float) -> float:
+        return left + (right - left) * math.log(intensity / low) / math.log(high / low)
+
+    def y(speed: float) -> float:
+        return bottom - (bottom - top) * math.log(speed / slowest) / math.log(fastest / slowest)
+
+    figure.line((left, top), (left, bottom), (right, bottom))
+    for intensity in (0.5, 2, 8, 32, 128, 512):
+        figure.line((x(intensity), bottom), (x(intensity), bottom + 4))
+        figure.text(x(intensity), bottom + 13, f"{intensity:g}", size=11)
+    for speed in (4, 16, 64, 256):
+        figure.line((left - 4, y(speed)), (left, y(speed)))
+        figure.text(left - 7, y(speed), f"{speed}", size=11, anchor="end")
+    figure.text(left - 34, 10, "billion operations per second", size=11, anchor="start")
+    figure.text((left + right) / 2, bottom + 32, "operations per byte", size=11)
+    bandwidth, peak = 20, 160
+    ridge = peak / bandwidth
+    figure.line(
+        (x(low), y(low * bandwidth)), (x(ridge), y(peak)), (right, y(peak)), color=ACCENT_2, width=2
+    )
+    figure.text(x(1.1), y(72), "20 GB/s", size=11, color=ACCENT_2)
+    figure.text(x(64), y(peak) - 11, "160 billion/s", size=11, color=ACCENT_2)
+    for intensity, lines in (
+        (0.5, ("1 vector,", "float32")),
+        (3.54, ("1 vector,", "4 bits")),
+        (208, ("128 vectors,", "4 bits")),
+    ):
+        speed = min(peak, intensity * bandwidth)
+        figure.line((x(intensity), y(speed)), (x(intensity), bottom), color=MUTED, dashed=True)
+        figure.circle(x(intensity), y(speed), 4, fill=ACCENT)
+        anchor = "end" if intensity > ridge else "start"
+        shift = -8 if anchor == "end" else 8
+        for row, text in enumerate(lines):
+            figure.text(
+                x(intensity) + shift, y(speed) + 16 + 14 * row, text, size=11, anchor=anchor
+            )
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -1335,6 +1500,10 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "prefill-states": prefill_states,
     "overlapped-chunks": overlapped_chunks,
     "metal-execution": metal_execution,
+    "quantized-packing": quantized_packing,
+    "matvec-lanes": matvec_lanes,
+    "matmul-panel": matmul_panel,
+    "matmul-roofline": matmul_roofline,
 }
 
 if __name__ == "__main__":
