@@ -1469,6 +1469,265 @@ def matmul_roofline() -> Figure:
     return figure
 
 
+def coalesced_reads() -> Figure:
+    """Week 2, day 3: which words the lanes of a SIMD group load at the same moment."""
+    figure = Figure(
+        262,
+        "Loads of neighbouring lanes, far apart and side by side",
+        "Above, each lane has a row of w of its own: the words that five lanes load at one moment "
+        "are in five different lines of memory. Below, all lanes are in one row: lane 0 to lane 15 "
+        "load the words 0 to 15, which fill two lines.",
+    )
+    left, cell = 66.0, 17.5
+
+    def row(y: float, name: str, lanes: dict[int, int]) -> None:
+        figure.text(left - 8, y + 9, name, size=11, anchor="end", color=MUTED)
+        for word in range(16):
+            lane = lanes.get(word)
+            fill, opacity = (FILL, 1.0) if lane is None else (ACCENT, 0.5)
+            text = "" if lane is None else str(lane)
+            x = left + cell * word
+            figure.box(
+                x, y, cell, 18, text, size=10, fill=fill, opacity=opacity, stroke=MUTED, radius=0
+            )
+        for line in range(2):
+            figure.box(left + 8 * cell * line, y, 8 * cell, 18, fill="none", radius=0)
+
+    figure.text(6, 12, "a row for each lane", size=12, anchor="start", bold=True)
+    for index in range(5):
+        row(26 + 24 * index, f"row {index}", {0: index})
+    figure.text(left, 156, "5 lanes, 5 lines for 5 words", size=12, anchor="start")
+    figure.text(6, 184, "a row for all lanes", size=12, anchor="start", bold=True)
+    row(198, "row 0", {word: word for word in range(16)})
+    figure.text(left, 230, "16 lanes, 2 lines for 16 words", size=12, anchor="start")
+    figure.text(
+        left, 250, "numbers: lanes; thick frames: lines", size=11, anchor="start", color=MUTED
+    )
+    return figure
+
+
+def simdgroup_rows() -> Figure:
+    """Week 2, day 3: how a SIMD group goes through four rows of w."""
+    figure = Figure(
+        262,
+        "A SIMD group and four rows of w",
+        "A row of w has 64 words. In the first pass lane 0 to lane 31 take words 0 to 31, in the "
+        "second pass words 32 to 63. The elements of x that belong to a word are loaded once and "
+        "used for four rows. Then each lane holds a part of four sums, and simd_sum adds up the "
+        "parts of the 32 lanes.",
+    )
+    left, cell = 58.0, 13.0
+    passes = [(left, 0), (left + 9.5 * cell, 32)]
+    shown = [0, 1, 2, None, None, 30, 31]
+
+    def strip(y: float, height: float, name: str, fill: str, opacity: float) -> None:
+        figure.text(left - 8, y + height / 2, name, size=11, anchor="end")
+        for start, first in passes:
+            for index, lane in enumerate(shown):
+                if lane is None:
+                    if shown[index - 1] is not None:
+                        figure.text(start + cell * (index + 1), y + height / 2, "…", size=12)
+                    continue
+                chosen = lane == 1
+                figure.box(
+                    start + cell * index, y, cell, height,
+                    fill=fill if chosen else FILL, opacity=opacity if chosen else 1, radius=0,
+                )  # fmt: skip
+                if name == "x":
+                    figure.text(start + cell * (index + 0.5), y - 10, str(first + lane), size=9)
+
+    figure.text(left + 8 * cell, 10, "word", size=11, color=MUTED)
+    strip(36, 20, "x", ACCENT_2, 0.5)
+    note = "loaded once by its lane, used for 4 rows"
+    figure.text(left, 68, note, size=11, anchor="start", color=ACCENT_2)
+    for index in range(4):
+        y = 84 + 26 * index
+        strip(y, 20, f"row {index}", ACCENT, 0.5)
+        figure.arrow((left + 17 * cell, y + 10), (left + 18.6 * cell, y + 10))
+        figure.text(left + 18.9 * cell, y + 10, f"sums[{index}]", size=10, anchor="start")
+    figure.text(left, 198, "lane 1: words 1, 33, ...", size=11, anchor="start", color=ACCENT)
+    figure.text(left, 220, "32 lanes, each with a part of 4 sums", size=12, anchor="start")
+    figure.text(left, 244, f"4 {TIMES} simd_sum: 4 elements of y", size=12, anchor="start")
+    return figure
+
+
+def matmul_tiles() -> Figure:
+    """Week 2, day 3: the tiles of a threadgroup, and who computes what of them."""
+    figure = Figure(
+        342,
+        "Tiles of a quantized product",
+        "Left: a is M by K, w is drawn with a column for each of its N rows, y is M by N. A "
+        "threadgroup computes a tile of y of 32 by 32; in each step along K it needs a tile of a "
+        "and a dequantized tile of w. The last tiles hang over the edges. Right: the tile of y is "
+        "cut into quarters, one for each of the four SIMD groups, and a quarter is made of 2 by 2 "
+        "matrices of 8 by 8.",
+    )
+    tile = 22.0
+    a_x, w_x, w_y, y_y = 24.0, 108.0, 30.0, 124.0
+    # w, 3 steps along k high and 2.5 tiles of its rows wide.
+    figure.text(w_x + 1.25 * tile, 10, "w: N rows, drawn as columns", size=11)
+    figure.text(w_x - 8, w_y + 1.5 * tile, "K", size=11, anchor="end", color=MUTED)
+    figure.box(w_x, w_y, 2.5 * tile, 3 * tile, radius=0)
+    figure.text(a_x + 1.5 * tile, y_y - 12, f"a: M {TIMES} K", size=11)
+    figure.box(a_x, y_y, 3 * tile, 2.3 * tile, radius=0)
+    figure.box(w_x, y_y, 2.5 * tile, 2.3 * tile, radius=0)
+    # The tiles of one threadgroup in its second step.
+    figure.box(
+        w_x + tile, w_y + tile, tile, tile, fill=ACCENT, opacity=0.5, stroke=ACCENT, radius=0
+    )
+    figure.box(
+        a_x + tile, y_y + tile, tile, tile, fill=ACCENT_2, opacity=0.5, stroke=ACCENT_2, radius=0
+    )
+    figure.box(w_x + tile, y_y + tile, tile, tile, fill=MUTED, opacity=0.5, radius=0)
+    figure.arrow((a_x + 2 * tile, y_y + 1.5 * tile), (w_x + tile, y_y + 1.5 * tile), color=ACCENT_2)
+    figure.arrow((w_x + 1.5 * tile, w_y + 2 * tile), (w_x + 1.5 * tile, y_y + tile), color=ACCENT)
+    # The tiles of the edge, which are computed whole.
+    for column in range(3):
+        for line in range(3):
+            if column == 2 or line == 2:
+                x, y = w_x + column * tile, y_y + line * tile
+                figure.line(
+                    (x, y), (x + tile, y), (x + tile, y + tile), (x, y + tile), (x, y),
+                    color=MUTED, width=1, dashed=True,
+                )  # fmt: skip
+    figure.text(w_x + 1.5 * tile, y_y + 3 * tile + 12, f"y: M {TIMES} N", size=11)
+    figure.text(
+        w_x + 1.5 * tile, y_y + 3 * tile + 28, "dashed: tiles over the edge", size=10, color=MUTED
+    )
+    # One tile of y, enlarged.
+    big, x0, y0 = 27.0, 238.0, 72.0
+    figure.text(x0 + 2 * big, y0 - 32, "a tile of y", size=12)
+    figure.text(x0 + 2 * big, y0 - 16, f"32 {TIMES} 32", size=11, color=MUTED)
+    for index in range(16):
+        line, column = divmod(index, 4)
+        quarter = line // 2 * 2 + column // 2
+        fill = (ACCENT, ACCENT_2, MUTED, INK)[quarter]
+        figure.box(
+            x0 + big * column, y0 + big * line, big, big, fill=fill, opacity=0.2, stroke=MUTED,
+            radius=0,
+        )  # fmt: skip
+    for quarter in range(4):
+        x, y = x0 + 2 * big * (quarter % 2), y0 + 2 * big * (quarter // 2)
+        figure.box(x, y, 2 * big, 2 * big, fill="none", radius=0)
+        figure.text(x + big, y + 0.5 * big, "SIMD", size=11)
+        figure.text(x + big, y + 1.5 * big, f"group {quarter}", size=11)
+    note = f"small squares: 8 {TIMES} 8"
+    figure.text(x0 + 2 * big, y0 + 4 * big + 16, note, size=11, color=MUTED)
+    # What is shared.
+    figure.box(24, 252, 320, 80, fill="none", radius=8, stroke=MUTED)
+    figure.text(184, 266, "threadgroup memory, 12 KiB of 32", size=11, color=MUTED)
+    for index, (name, note, fill) in enumerate(
+        (
+            ("a_tile", f"vectors {TIMES} k", ACCENT_2),
+            ("w_tile", f"rows of w {TIMES} k", ACCENT),
+            ("y_tile", f"vectors {TIMES} rows", MUTED),
+        )
+    ):
+        x = 36 + 102 * index
+        figure.box(x, 278, 92, 44, fill=fill, opacity=0.3)
+        figure.text(x + 46, 292, name, size=12)
+        figure.text(x + 46, 310, note, size=11)
+    return figure
+
+
+def tile_barriers() -> Figure:
+    """Week 2, day 3: what each barrier of the tiled product protects."""
+    figure = Figure(
+        326,
+        "Three barriers, and what each of them protects",
+        "Time goes down, the four SIMD groups of a threadgroup are four columns. They load tiles "
+        "and wait at barrier 1; multiply and wait at barrier 2; load the tiles of the next step, "
+        "and so on. After the last step they store their sums in y_tile, wait at barrier 3, and "
+        "write to y. The groups do not take equally long for one part. Barrier 1: nobody reads "
+        "a tile before all have written. Barrier 2: nobody writes to the tiles of the next step "
+        "before all have read. Barrier 3: nobody reads y_tile before all have written.",
+    )
+    left, column, height = 36.0, 42.0, 38.0
+    parts = [
+        ("load", ACCENT, (30, 22, 34, 26)),
+        ("multiply", ACCENT_2, (24, 34, 28, 32)),
+        ("load", ACCENT, (34, 28, 22, 30)),
+        ("multiply", ACCENT_2, (30, 26, 34, 24)),
+        ("store", MUTED, (26, 34, 30, 22)),
+        ("write y", INK, (30, 24, 34, 28)),
+    ]
+    notes = {
+        0: ("barrier 1", "the tiles are complete", "before anybody reads them"),
+        1: ("barrier 2", "all have read the tiles", "before anybody overwrites"),
+        2: ("barrier 1", "of the next step", ""),
+        3: ("barrier 2", "of the next step", ""),
+        4: ("barrier 3", "y_tile is complete", "before anybody reads it"),
+    }
+    figure.text(left + 2 * column, 10, "SIMD group", size=11, color=MUTED)
+    for group in range(4):
+        figure.text(left + column * (group + 0.5), 26, str(group), size=11, color=MUTED)
+    figure.arrow((18, 44), (18, 310), color=MUTED)
+    figure.text(18, 34, "time", size=10, color=MUTED)
+    for index, (name, color, lengths) in enumerate(parts):
+        top = 38 + 47 * index
+        for group, length in enumerate(lengths):
+            x = left + column * group
+            figure.box(x + 2, top, column - 4, length, fill=color, opacity=0.3, radius=2)
+            figure.text(x + column / 2, top + 11, name, size=9)
+        if index in notes:
+            y = top + height + 3.5
+            figure.line((left - 6, y), (left + 4 * column + 6, y), width=2.4)
+            title, first, second = notes[index]
+            x = left + 4 * column + 12
+            figure.text(x, y - (8 if first else 0), title, size=11, anchor="start", bold=True)
+            figure.text(x, y + 6, first, size=10, anchor="start")
+            figure.text(x, y + 18, second, size=10, anchor="start")
+    return figure
+
+
+def gpu_roofline() -> Figure:
+    """Week 2, day 3: what bounds the two products on a GPU, by published numbers."""
+    figure = Figure(
+        270,
+        "A roofline from published numbers",
+        "Operations per second against operations per byte, both on logarithmic axes. Up to 39 "
+        "operations per byte the bound rises with the memory's 67 gigabytes per second, and then "
+        "it is flat at 2,600 billion operations per second. The product of one vector has 3.5 "
+        "operations per byte and is bounded at about 240; the one of 128 vectors has 286 and is "
+        "under the flat part.",
+    )
+    peak, bandwidth = 2600.0, 100 / 1.5  # billions per second; as in the chapter's first example
+    left, right, top, bottom = 52.0, 340.0, 24.0, 218.0
+
+    def place(intensity: float, rate: float) -> Point:
+        return (
+            left + (right - left) * math.log10(intensity) / 3,
+            bottom - (bottom - top) * (math.log10(rate) - 1.5) / 2.2,
+        )
+
+    figure.line((left, top - 8), (left, bottom), (right, bottom), color=MUTED)
+    for intensity in (1, 10, 100, 1000):
+        x, _ = place(intensity, 100)
+        figure.line((x, bottom), (x, bottom + 4), color=MUTED)
+        figure.text(x, bottom + 13, f"{intensity:,}", size=10, color=MUTED)
+    for rate in (100, 1000):
+        _, y = place(1, rate)
+        figure.line((left - 4, y), (left, y), color=MUTED)
+        figure.text(left - 8, y, f"{rate:,}", size=10, anchor="end", color=MUTED)
+    figure.text(left - 46, 8, "billion operations/s", size=11, anchor="start", color=MUTED)
+    figure.text((left + right) / 2, bottom + 32, "operations per byte", size=11, color=MUTED)
+    corner = place(peak / bandwidth, peak)
+    figure.line(place(1, bandwidth), corner, place(1000, peak), width=2.4)
+    figure.text(corner[0] + 8, corner[1] - 9, "arithmetic", size=11, anchor="start")
+    figure.text(128, 92, "memory", size=11, anchor="end")
+    figure.line(corner, (corner[0], bottom), color=MUTED, dashed=True)
+    figure.text(corner[0] + 4, bottom - 10, "39", size=11, anchor="start", color=MUTED)
+    for name, intensity, color in (
+        (f"1 {TIMES} 4096 {TIMES} 4096", 3.548, ACCENT),
+        (f"128 {TIMES} 1024 {TIMES} 3072", 285.8, ACCENT_2),
+    ):
+        x, y = place(intensity, min(peak, bandwidth * intensity))
+        figure.line((x, y), (x, bottom), color=color, width=2)
+        figure.circle(x, y, 4, fill=color)
+        figure.text(x, bottom + 48, name, size=11, color=color)
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -1504,6 +1763,11 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "matvec-lanes": matvec_lanes,
     "matmul-panel": matmul_panel,
     "matmul-roofline": matmul_roofline,
+    "coalesced-reads": coalesced_reads,
+    "simdgroup-rows": simdgroup_rows,
+    "matmul-tiles": matmul_tiles,
+    "tile-barriers": tile_barriers,
+    "gpu-roofline": gpu_roofline,
 }
 
 if __name__ == "__main__":
