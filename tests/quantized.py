@@ -1,5 +1,6 @@
 """Quantized matrices whose codes are known, for the tests of quantized products."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +67,18 @@ def quantized(
     )
 
 
+def all_positive(w: Quantized) -> Quantized:
+    """The matrix with the absolute values of its scales and biases."""
+    matrix = w.magnitude  # |scale * code| + |bias|
+    return Quantized(
+        mx.abs(w.scales), mx.abs(w.biases), w.group_size, w.bits, w.weight, matrix, matrix
+    )
+
+
 def pack(codes: np.ndarray, bits: int) -> mx.array:
     """Codes in words of 32 bits, written out digit by digit: the first code is the last digit."""
     per_word = 32 // bits
-    words = codes.reshape(*codes.shape[:-1], -1, per_word)
+    words = codes.reshape(*codes.shape[:-1], codes.shape[-1] // per_word, per_word)
     places = (2**bits) ** np.arange(per_word, dtype=np.uint64)
     return mx.array((words.astype(np.uint64) * places).sum(axis=-1).astype(np.uint32))
 
@@ -90,9 +99,46 @@ def assert_product(actual: Any, a: mx.array, w: Quantized, *, what: str) -> None
     )
 
 
-def described(a: mx.array, w: Quantized) -> str:
+def described(a: mx.array, w: Quantized, function: str = "quantized_matmul") -> str:
     """The product of two arguments, for a message."""
     return (
-        f"quantized_matmul with a {a.shape} in {dtype_name(a.dtype)}, b {w.matrix.shape} of "
+        f"{function} with a {a.shape} in {dtype_name(a.dtype)}, b {w.matrix.shape} of "
         f"{w.bits} bits, group_size={w.group_size}"
     )
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "bits=3": lambda _: {"bits": 3},
+    "bits=5": lambda _: {"bits": 5},
+    "bits=0": lambda _: {"bits": 0},
+    "bits=8 for codes of 4 bits": lambda _: {"bits": 8},
+    "group_size=16": lambda _: {"group_size": 16},
+    "group_size=0": lambda _: {"group_size": 0},
+    "group_size=-64": lambda _: {"group_size": -64},
+    "group_size=32 for groups of 64": lambda _: {"group_size": 32},
+    "a with too few columns": lambda given: {"a": given["a"][:, :-1]},
+    "a with too many columns": lambda given: {"a": mx.concatenate([given["a"]] * 2, axis=1)},
+    "a without an axis": lambda _: {"a": mx.array(1.0)},
+    "a of integers": lambda given: {"a": given["a"].astype(mx.int32)},
+    "a of complex numbers": lambda given: {"a": given["a"].astype(mx.complex64)},
+    "b with one axis": lambda given: {"b": given["b"][0]},
+    "b with three axes": lambda given: {"b": given["b"][None]},
+    "b of int32": lambda given: {"b": given["b"].astype(mx.int32)},
+    "b of uint8": lambda given: {"b": given["b"].view(mx.uint8)},
+    "b without columns": lambda given: {"b": given["b"][:, :0], "a": given["a"][:, :0]},
+    "b with half a group": lambda given: {"b": given["b"][:, :-4], "a": given["a"][:, :-32]},
+    "scales with too few rows": lambda given: {"scales": given["scales"][:-1]},
+    "scales with too many columns": lambda given: {"scales": mx.ones((6, 3))},
+    "scales with one axis": lambda given: {"scales": given["scales"].reshape(-1)},
+    "scales and biases of float16": lambda given: {
+        "scales": given["scales"].astype(mx.float16),
+        "biases": given["biases"].astype(mx.float16),
+    },
+    "scales of int32": lambda given: {"scales": given["scales"].astype(mx.int32)},
+    "biases with too few rows": lambda given: {"biases": given["biases"][:-1]},
+    "biases of float16": lambda given: {"biases": given["biases"].astype(mx.float16)},
+}
+"""Arguments of a product of 2 x 128 with 6 x 128, 4 bits, groups of 64, that make it impossible.
+
+Each gets the right arguments by name, and gives those that it replaces.
+"""

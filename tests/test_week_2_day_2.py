@@ -1,6 +1,5 @@
 """Week 2, day 2: quantized weights, and a C++ kernel that multiplies with them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -11,7 +10,7 @@ import pytest
 from caches import memory_in_use
 from inputs import cases, float64, half_precision, normal
 from oracle_models import continue_greedily, ledger_question, random_model, tiny
-from quantized import Quantized, assert_product, described, pack, quantized
+from quantized import WRONG, Quantized, all_positive, assert_product, described, pack, quantized
 from solution import basics, embedding, quantize, qwen3
 from tiny_llm_lab.course.checks import (
     arguments_unchanged,
@@ -194,18 +193,7 @@ def check_only_biases(M: int) -> None:
 
 def check_sums_in_float32(dtype: mx.Dtype, M: int) -> None:
     """A sum of thousands of terms of one sign stands still in half precision."""
-    codes = np.random.default_rng(140).integers(0, 16, (19, 4096))
-    w = quantized(19, 4096, seed=140, dtype=dtype, codes=codes)
-    w = Quantized(
-        mx.abs(w.scales),
-        mx.abs(w.biases),
-        64,
-        4,
-        w.weight,
-        np.repeat(np.abs(float64(w.scales)), 64, axis=1) * codes
-        + np.repeat(np.abs(float64(w.biases)), 64, axis=1),
-        w.magnitude,
-    )
+    w = all_positive(quantized(19, 4096, seed=140, dtype=dtype))
     check_product(mx.abs(normal(M, 4096, seed=143, scale=0.2, dtype=dtype)), w, ", all positive")
 
 
@@ -366,39 +354,6 @@ def test_task_2_without_transposing() -> None:
             reduction=48,
             magnitude=np.abs(float64(a)) @ w.magnitude,
         )
-
-
-WRONG: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "bits=3": lambda _: {"bits": 3},
-    "bits=5": lambda _: {"bits": 5},
-    "bits=0": lambda _: {"bits": 0},
-    "bits=8 for codes of 4 bits": lambda _: {"bits": 8},
-    "group_size=16": lambda _: {"group_size": 16},
-    "group_size=0": lambda _: {"group_size": 0},
-    "group_size=-64": lambda _: {"group_size": -64},
-    "group_size=32 for groups of 64": lambda _: {"group_size": 32},
-    "a with too few columns": lambda given: {"a": given["a"][:, :-1]},
-    "a with too many columns": lambda given: {"a": mx.concatenate([given["a"]] * 2, axis=1)},
-    "a without an axis": lambda _: {"a": mx.array(1.0)},
-    "a of integers": lambda given: {"a": given["a"].astype(mx.int32)},
-    "a of complex numbers": lambda given: {"a": given["a"].astype(mx.complex64)},
-    "b with one axis": lambda given: {"b": given["b"][0]},
-    "b with three axes": lambda given: {"b": given["b"][None]},
-    "b of int32": lambda given: {"b": given["b"].astype(mx.int32)},
-    "b of uint8": lambda given: {"b": given["b"].view(mx.uint8)},
-    "b without columns": lambda given: {"b": given["b"][:, :0], "a": given["a"][:, :0]},
-    "b with half a group": lambda given: {"b": given["b"][:, :-4], "a": given["a"][:, :-32]},
-    "scales with too few rows": lambda given: {"scales": given["scales"][:-1]},
-    "scales with too many columns": lambda given: {"scales": mx.ones((6, 3))},
-    "scales with one axis": lambda given: {"scales": given["scales"].reshape(-1)},
-    "scales and biases of float16": lambda given: {
-        "scales": given["scales"].astype(mx.float16),
-        "biases": given["biases"].astype(mx.float16),
-    },
-    "scales of int32": lambda given: {"scales": given["scales"].astype(mx.int32)},
-    "biases with too few rows": lambda given: {"biases": given["biases"][:-1]},
-    "biases of float16": lambda given: {"biases": given["biases"].astype(mx.float16)},
-}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -7,11 +7,12 @@ lowest bits.
 Source: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html
 """
 
+import math
 from typing import Any
 
 import mlx.core as mx
 
-from tiny_llm_lab.kernels import load_extension
+from tiny_llm_lab.kernels import load_extension, load_metal_kernel, uses_metal
 
 
 class QuantizedWeights:
@@ -119,6 +120,82 @@ def quantized_matmul(
         BuildError: the kernel does not compile.
     """
     raise NotImplementedError("Week 2 Day 2, Task 2: Matrix-vector, for decoding")
+
+
+def quantized_matmul_metal(
+    scales: mx.array, biases: mx.array, group_size: int, bits: int, a: mx.array, b: mx.array
+) -> mx.array:
+    """`quantized_matmul`, transposed, by the kernels in `metal`: `matvec_metal` for up to 4 rows.
+
+    Args:
+        scales: `N x K / group_size`, dtype of `a` or float32.
+        biases: shape and dtype of `scales`.
+        group_size: 32, 64 or 128.
+        bits: 4 or 8.
+        a: `... x K`, float32, float16 or bfloat16.
+        b: packed codes, `N x K * bits / 32`, uint32.
+
+    Returns:
+        `... x N`, dtype of `a`. The sums are in float32.
+
+    Raises:
+        ValueError: `bits`, `group_size`, a dtype or a shape is another.
+    """
+    raise NotImplementedError("Week 2 Day 3, Task 3: By device and by shape")
+
+
+def check_product(w: QuantizedWeights, a: mx.array) -> None:
+    """Check that the kernels can multiply these two: they read as the shapes say.
+
+    Args:
+        w: the matrix.
+        a: the vectors.
+
+    Raises:
+        ValueError: `w` is not `N x K`, `a` not `... x K`, or a dtype is not one of theirs.
+    """
+    if len(w.shape) != 2 or w.shape[1] == 0:
+        raise ValueError(f"b must have two axes, and at least one group, not {w.weight.shape}")
+    if a.ndim == 0 or a.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"the last axis of a must have the {w.shape[1]} elements of a row of b, not {a.shape}"
+        )
+    if a.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+        raise ValueError(f"a must be float32, float16 or bfloat16, not {a.dtype}")
+    if w.scales.dtype not in (a.dtype, mx.float32):
+        raise ValueError(
+            f"scales must have the dtype of a, {a.dtype}, or float32, not {w.scales.dtype}"
+        )
+
+
+def matvec_metal(w: QuantizedWeights, a: mx.array) -> mx.array:
+    """Launch `metal/quantized_matvec.metal`, the kernel for a few vectors.
+
+    A SIMD group computes the products of one vector with `ROWS` rows of `w`.
+
+    Args:
+        w: of shape `N x K`, checked by `check_product`.
+        a: `M x K`.
+
+    Returns:
+        `a @ dequantized(w).T`, `M x N`, dtype of `a`.
+    """
+    raise NotImplementedError("Week 2 Day 3, Task 1: Matrix-vector, for decoding")
+
+
+def matmul_metal(w: QuantizedWeights, a: mx.array) -> mx.array:
+    """Launch `metal/quantized_matmul.metal`, the kernel for many vectors.
+
+    A threadgroup of 128 threads computes a tile of `TILE x TILE` elements; `TILE` is 32.
+
+    Args:
+        w: of shape `N x K`, checked by `check_product`.
+        a: `M x K`.
+
+    Returns:
+        `a @ dequantized(w).T`, `M x N`, dtype of `a`.
+    """
+    raise NotImplementedError("Week 2 Day 3, Task 2: Matrix-matrix, for prefill")
 
 
 def quantized_linear(x: mx.array, w: QuantizedWeights, bias: mx.array | None = None) -> mx.array:

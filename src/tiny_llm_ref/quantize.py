@@ -7,11 +7,12 @@ lowest bits.
 Source: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html
 """
 
+import math
 from typing import Any
 
 import mlx.core as mx
 
-from tiny_llm_lab.kernels import load_extension
+from tiny_llm_lab.kernels import load_extension, load_metal_kernel, uses_metal
 
 
 class QuantizedWeights:
@@ -108,7 +109,10 @@ def quantized_matmul(
     b: mx.array,
     transpose_b: bool = True,
 ) -> mx.array:
-    """Multiply with a quantized matrix: `a @ dequantized(b).T`, by the kernel in `cpp`.
+    """Multiply with a quantized matrix: `a @ dequantized(b).T`.
+
+    This is the one place that chooses the kernels: those in `metal` if `uses_metal()`, else those
+    in `cpp`.
 
     Args:
         scales: `N x K / group_size`, dtype of `a` or float32.
@@ -125,16 +129,128 @@ def quantized_matmul(
 
     Raises:
         ValueError: `bits`, `group_size`, a dtype or a shape is another.
-        BuildError: the kernel does not compile.
+        BuildError: the kernel in `cpp` does not compile.
     """
     if not transpose_b:
         w = QuantizedWeights(
             scales.astype(mx.float32), biases.astype(mx.float32), group_size, bits, b
         )
         return (a.astype(mx.float32) @ dequantize_weights(w)).astype(a.dtype)
+    if uses_metal():
+        return quantized_matmul_metal(scales, biases, group_size, bits, a, b)
     kernels = load_extension(__package__ or "")
     product: mx.array = kernels.quantized_matmul(scales, biases, group_size, bits, a, b)
     return product
+
+
+def quantized_matmul_metal(
+    scales: mx.array, biases: mx.array, group_size: int, bits: int, a: mx.array, b: mx.array
+) -> mx.array:
+    """`quantized_matmul`, transposed, by the kernels in `metal`: `matvec_metal` for up to 4 rows.
+
+    Args:
+        scales: `N x K / group_size`, dtype of `a` or float32.
+        biases: shape and dtype of `scales`.
+        group_size: 32, 64 or 128.
+        bits: 4 or 8.
+        a: `... x K`, float32, float16 or bfloat16.
+        b: packed codes, `N x K * bits / 32`, uint32.
+
+    Returns:
+        `... x N`, dtype of `a`. The sums are in float32.
+
+    Raises:
+        ValueError: `bits`, `group_size`, a dtype or a shape is another.
+    """
+    w = QuantizedWeights(scales, biases, group_size, bits, b)
+    check_product(w, a)
+    N, K = w.shape
+    shape = (*a.shape[:-1], N)
+    if a.size == 0 or N == 0:
+        return mx.zeros(shape, a.dtype)
+    rows = a.reshape(-1, K)
+    product = matvec_metal(w, rows) if rows.shape[0] <= 4 else matmul_metal(w, rows)
+    return product.reshape(shape)
+
+
+def check_product(w: QuantizedWeights, a: mx.array) -> None:
+    """Check that the kernels can multiply these two: they read as the shapes say.
+
+    Args:
+        w: the matrix.
+        a: the vectors.
+
+    Raises:
+        ValueError: `w` is not `N x K`, `a` not `... x K`, or a dtype is not one of theirs.
+    """
+    if len(w.shape) != 2 or w.shape[1] == 0:
+        raise ValueError(f"b must have two axes, and at least one group, not {w.weight.shape}")
+    if a.ndim == 0 or a.shape[-1] != w.shape[1]:
+        raise ValueError(
+            f"the last axis of a must have the {w.shape[1]} elements of a row of b, not {a.shape}"
+        )
+    if a.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+        raise ValueError(f"a must be float32, float16 or bfloat16, not {a.dtype}")
+    if w.scales.dtype not in (a.dtype, mx.float32):
+        raise ValueError(
+            f"scales must have the dtype of a, {a.dtype}, or float32, not {w.scales.dtype}"
+        )
+
+
+def matvec_metal(w: QuantizedWeights, a: mx.array) -> mx.array:
+    """Launch `metal/quantized_matvec.metal`, the kernel for a few vectors.
+
+    A SIMD group computes the products of one vector with `ROWS` rows of `w`.
+
+    Args:
+        w: of shape `N x K`, checked by `check_product`.
+        a: `M x K`.
+
+    Returns:
+        `a @ dequantized(w).T`, `M x N`, dtype of `a`.
+    """
+    M, N = a.shape[0], w.shape[0]
+    rows, simdgroups = 4, 2  # of a SIMD group, of a threadgroup
+    kernel = load_metal_kernel(
+        __package__ or "", "quantized_matvec", ["scales", "biases", "a", "b"], ["y"]
+    )
+    (y,) = kernel(
+        inputs=[w.scales, w.biases, a, w.weight],
+        template=[("T", a.dtype), ("BITS", w.bits), ("GROUP", w.group_size), ("ROWS", rows)],
+        grid=(math.ceil(N / (simdgroups * rows)) * simdgroups * 32, M, 1),
+        threadgroup=(simdgroups * 32, 1, 1),
+        output_shapes=[(M, N)],
+        output_dtypes=[a.dtype],
+    )
+    return y
+
+
+def matmul_metal(w: QuantizedWeights, a: mx.array) -> mx.array:
+    """Launch `metal/quantized_matmul.metal`, the kernel for many vectors.
+
+    A threadgroup of 128 threads computes a tile of `TILE x TILE` elements; `TILE` is 32.
+
+    Args:
+        w: of shape `N x K`, checked by `check_product`.
+        a: `M x K`.
+
+    Returns:
+        `a @ dequantized(w).T`, `M x N`, dtype of `a`.
+    """
+    M, N = a.shape[0], w.shape[0]
+    tile = 32
+    kernel = load_metal_kernel(
+        __package__ or "", "quantized_matmul", ["scales", "biases", "a", "b"], ["y"]
+    )
+    (y,) = kernel(
+        inputs=[w.scales, w.biases, a, w.weight],
+        template=[("T", a.dtype), ("BITS", w.bits), ("GROUP", w.group_size), ("TILE", tile)],
+        grid=(math.ceil(N / tile) * 128, math.ceil(M / tile), 1),
+        threadgroup=(128, 1, 1),
+        output_shapes=[(M, N)],
+        output_dtypes=[a.dtype],
+    )
+    return y
 
 
 def quantized_linear(x: mx.array, w: QuantizedWeights, bias: mx.array | None = None) -> mx.array:

@@ -5,7 +5,9 @@ Mac it is a debugger.
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,49 @@ def uses_simulator() -> bool:
             "simulator, or unset it."
         )
     return wanted == "simulate" or not mx.metal.is_available()
+
+
+def uses_metal() -> bool:
+    """Whether an operation on the default device is one for a Metal kernel.
+
+    It is if that device is Apple's GPU. On a machine without one the kernels do run, in the
+    simulator, but only where they are called for what they are: a model would take hours there.
+    With TINY_LLM_METAL="simulate" any other GPU will do, so that a whole model can be tried.
+    """
+    if mx.default_device().type != mx.gpu:
+        return False
+    return mx.metal.is_available() or os.environ.get(VARIABLE) == "simulate"
+
+
+def load_metal_kernel(
+    package: str, name: str, input_names: Sequence[str], output_names: Sequence[str]
+) -> Callable[..., list[mx.array]]:
+    """The kernel in `metal/<name>.metal` of a solution package, read once.
+
+    Args:
+        package: the name of the solution package.
+        name: of the file and of the kernel.
+        input_names: names of the inputs in the body.
+        output_names: names of the outputs in the body.
+
+    Returns:
+        What `metal_kernel` returns.
+
+    Raises:
+        FileNotFoundError: the file, or a header that it includes, is missing.
+    """
+    folder = Path(sys.modules[package].__file__ or "").parent / "metal"
+    # A kernel that is made anew is compiled anew by MLX, so it is kept.
+    return _load(
+        folder / f"{name}.metal", tuple(input_names), tuple(output_names), uses_simulator()
+    )
+
+
+@cache
+def _load(
+    path: Path, input_names: tuple[str, ...], output_names: tuple[str, ...], simulated: bool
+) -> Callable[..., list[mx.array]]:
+    return metal_kernel(path.stem, input_names, output_names, path)
 
 
 def metal_kernel(
