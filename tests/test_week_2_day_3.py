@@ -299,42 +299,52 @@ def test_task_3_wrong_arguments(name: str) -> None:
     )
 
 
-@cases("on_metal", True, False)
-@cases("M", 1, 9)
-def test_task_3_by_device(on_metal: bool, M: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`quantized_matmul` asks `uses_metal()`, at each call."""
+def set_device(monkeypatch: pytest.MonkeyPatch, on_metal: bool) -> list[mx.array]:
+    """Let `uses_metal()` say this, and note what `quantized_matmul_metal` is asked to multiply."""
+    multiplied: list[mx.array] = []
+    original = quantize.quantized_matmul_metal
+
+    def noted(
+        scales: mx.array, biases: mx.array, group_size: int, bits: int, a: mx.array, b: mx.array
+    ) -> mx.array:
+        multiplied.append(a)
+        return original(scales, biases, group_size, bits, a, b)
+
     monkeypatch.setattr(quantize, "uses_metal", lambda: on_metal)
-    a, w = normal(M, 128, seed=341), quantized(35, 128, seed=340)
-    with kernels_run() as names:
-        result = quantize.quantized_matmul(w.scales, w.biases, 64, 4, a, w.weight)
-        mx.eval(result)
-    assert_product(result, a, w, what=described(a, w))
-    if uses_simulator():
-        expected = ["quantized_matvec" if M == 1 else "quantized_matmul"] if on_metal else []
+    monkeypatch.setattr(quantize, "quantized_matmul_metal", noted)
+    return multiplied
+
+
+@cases("M", 1, 9)
+def test_task_3_by_device(M: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`quantized_matmul` asks `uses_metal()`, at each call, unless there is no kernel for it."""
+    w = quantized(64, 128, seed=340)
+    for on_metal in (True, False, True):
+        multiplied = set_device(monkeypatch, on_metal)
+        for transpose_b in (True, False):
+            a = normal(M, 128 if transpose_b else 64, seed=341)
+            result = quantize.quantized_matmul(
+                w.scales, w.biases, 64, 4, a, w.weight, transpose_b=transpose_b
+            )
+            matrix, magnitude = (x.T if transpose_b else x for x in (w.matrix, w.magnitude))
+            assert_close(
+                result,
+                float64(a) @ matrix,
+                what=f"quantized_matmul(..., transpose_b={transpose_b}), uses_metal() {on_metal}",
+                reduction=a.shape[-1],
+                magnitude=np.abs(float64(a)) @ magnitude,
+            )
         check(
-            names == expected,
-            f"quantized_matmul runs the wrong kernel where uses_metal() is {on_metal}.\n"
-            f"  expected   {', '.join(expected) or 'the one in C++'}\n"
-            f"  got        {', '.join(names) or 'no Metal kernel'}",
+            len(multiplied) == on_metal,
+            f"quantized_matmul must call quantized_matmul_metal if uses_metal() and transpose_b.\n"
+            f"  expected   {int(on_metal)} calls for the two products, uses_metal() is {on_metal}\n"
+            f"  got        {len(multiplied)}",
         )
-
-
-def test_task_3_without_transposing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`transpose_b=False` still multiplies with the matrix as it is."""
-    monkeypatch.setattr(quantize, "uses_metal", lambda: True)
-    a, w = normal(3, 48, seed=351), quantized(48, 128, seed=350)
-    assert_close(
-        quantize.quantized_matmul(w.scales, w.biases, 64, 4, a, w.weight, transpose_b=False),
-        float64(a) @ w.matrix,
-        what="quantized_matmul(..., transpose_b=False) where uses_metal() is True",
-        reduction=48,
-        magnitude=np.abs(float64(a)) @ w.magnitude,
-    )
 
 
 def test_task_3_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The logits of a quantized model are mlx-lm's, with every product by a Metal kernel."""
-    monkeypatch.setattr(quantize, "uses_metal", lambda: True)
+    multiplied = set_device(monkeypatch, on_metal=True)
     mlx_model = random_model(
         seed=360,
         layers=1,
@@ -347,6 +357,7 @@ def test_task_3_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     model = qwen3.Qwen3Model(mlx_model, quantized=True)
     for length in (1, 6):
+        multiplied.clear()
         ids = mx.array(np.random.default_rng(361).integers(0, 70, (1, length)))
         assert_close(
             model(ids),
@@ -354,4 +365,10 @@ def test_task_3_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
             what=f"Qwen3Model(mlx_model, quantized=True)(inputs), inputs 1 x {length}, with Metal",
             reduction=128,
             axes="B L vocab",
+        )
+        check(
+            len(multiplied) == 8,
+            "A model must multiply by quantized_matmul_metal where uses_metal() is True.\n"
+            "  expected   8 products: 4 of the attention, 3 of the MLP, the output head\n"
+            f"  got        {len(multiplied)}",
         )

@@ -4,6 +4,8 @@ import math
 
 import mlx.core as mx
 
+from tiny_llm_lab.kernels import load_metal_kernel
+
 from .basics import linear, softmax
 
 
@@ -158,3 +160,76 @@ def chunked_attention_mask(
         ValueError: a number is out of range.
     """
     raise NotImplementedError("Week 2 Day 7, Task 6: The mask of a chunk")
+
+
+def flash_attention_metal(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> mx.array:
+    """Grouped-query attention by `metal/flash_attention.metal`: no score is written to memory.
+
+    A threadgroup has `SIMDGROUPS` (4) SIMD groups, each of which computes `QUERIES` (4) queries.
+
+    Args:
+        query: `B x H_q x L x D`, float32, float16 or bfloat16; `D` is 32, 64 or 128.
+        key: `B x H_kv x S x D`, dtype of `query`.
+        value: `B x H_kv x S x D`, dtype of `query`.
+        scale: what the scores are multiplied by, 0 included; `1 / sqrt(D)` if None.
+        mask: None; an array added to the scaled scores, float32, float16 or bfloat16, broadcastable
+            to `B x H_q x L x S`; or `"causal"` for `causal_mask(L, S)`.
+
+    Returns:
+        `B x H_q x L x D`, dtype of `query`. Everything between is in float32. A query that may look
+        at no key gets 0.
+
+    Raises:
+        ValueError: a shape, a dtype or `mask` is another.
+
+    Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
+    IO-Awareness", https://arxiv.org/abs/2205.14135, section 3.1.
+    """
+    raise NotImplementedError("Week 2 Day 5, Tasks 1 and 2")
+
+
+def check_attention(
+    query: mx.array, key: mx.array, value: mx.array, mask: mx.array | str | None
+) -> None:
+    """Check that a kernel can take these: it reads as the shapes say.
+
+    Raises:
+        ValueError: a shape, a dtype or `mask` is not one of those of `flash_attention_metal`.
+    """
+    floats = (mx.float32, mx.float16, mx.bfloat16)
+    if query.ndim != 4 or key.ndim != 4:
+        raise ValueError(f"query and key must have four axes, not {query.shape} and {key.shape}")
+    B, H_q, L, D = query.shape
+    _, H_kv, S, _ = key.shape
+    if D not in (32, 64, 128):
+        raise ValueError(f"the head dim must be 32, 64 or 128, not {D}")
+    if key.shape != (B, H_kv, S, D) or value.shape != key.shape:
+        raise ValueError(
+            f"key and value must both have shape ({B}, H_kv, S, {D}), "
+            f"not {key.shape} and {value.shape}"
+        )
+    if H_kv == 0 or H_q % H_kv != 0:
+        raise ValueError(f"{H_q} query heads cannot share {H_kv} key/value heads evenly")
+    if query.dtype not in floats or not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            "query, key and value must all be float32, all float16 or all bfloat16, "
+            f"not {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    if isinstance(mask, str):
+        if mask != "causal":
+            raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
+        if S < L:
+            raise ValueError(f"there are {L} queries but only {S} keys: S must be at least L")
+    elif mask is not None:
+        if mask.dtype not in floats:
+            raise ValueError(f"mask must be float32, float16 or bfloat16, not {mask.dtype}")
+        full = (B, H_q, L, S)
+        pairs = zip(reversed(mask.shape), reversed(full), strict=False)
+        if mask.ndim > 4 or any(size not in (1, wanted) for size, wanted in pairs):
+            raise ValueError(f"mask must be broadcastable to {full}, but is {mask.shape}")

@@ -4,6 +4,8 @@ import math
 
 import mlx.core as mx
 
+from tiny_llm_lab.kernels import load_metal_kernel
+
 from .basics import linear, softmax
 
 
@@ -217,3 +219,107 @@ def chunked_attention_mask(
     positions = mx.arange(chunk_start, chunk_start + chunk_size)[:, None]
     allowed = mx.arange(total_length)[None, :] <= positions
     return mx.where(allowed, mx.array(0, dtype), mx.array(-mx.inf, dtype))
+
+
+def flash_attention_metal(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> mx.array:
+    """Grouped-query attention by `metal/flash_attention.metal`: no score is written to memory.
+
+    A threadgroup has `SIMDGROUPS` (4) SIMD groups, each of which computes `QUERIES` (4) queries.
+
+    Args:
+        query: `B x H_q x L x D`, float32, float16 or bfloat16; `D` is 32, 64 or 128.
+        key: `B x H_kv x S x D`, dtype of `query`.
+        value: `B x H_kv x S x D`, dtype of `query`.
+        scale: what the scores are multiplied by, 0 included; `1 / sqrt(D)` if None.
+        mask: None; an array added to the scaled scores, float32, float16 or bfloat16, broadcastable
+            to `B x H_q x L x S`; or `"causal"` for `causal_mask(L, S)`.
+
+    Returns:
+        `B x H_q x L x D`, dtype of `query`. Everything between is in float32. A query that may look
+        at no key gets 0.
+
+    Raises:
+        ValueError: a shape, a dtype or `mask` is another.
+
+    Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
+    IO-Awareness", https://arxiv.org/abs/2205.14135, section 3.1.
+    """
+    check_attention(query, key, value, mask)
+    B, H_q, L, D = query.shape
+    if query.size == 0 or key.shape[2] == 0:
+        return mx.zeros(query.shape, query.dtype)
+    queries, simdgroups = 4, 4
+    added = mask.astype(mx.float32) if isinstance(mask, mx.array) else mx.zeros(1)
+    template = {
+        "T": query.dtype,
+        "D": D,
+        "SIMDGROUPS": simdgroups,
+        "QUERIES": queries,
+        "CAUSAL": isinstance(mask, str),
+        "MASKED": isinstance(mask, mx.array),
+    }
+    kernel = load_metal_kernel(
+        __package__ or "", "flash_attention", ["q", "k", "v", "scale", "mask"], ["out"]
+    )
+    (out,) = kernel(
+        inputs=[
+            query,
+            key,
+            value,
+            1.0 / math.sqrt(D) if scale is None else float(scale),
+            added.reshape((1,) * (4 - added.ndim) + added.shape),
+        ],
+        template=list(template.items()),
+        grid=(math.ceil(L / (simdgroups * queries)) * simdgroups * 32, H_q, B),
+        threadgroup=(simdgroups * 32, 1, 1),
+        output_shapes=[query.shape],
+        output_dtypes=[query.dtype],
+    )
+    return out
+
+
+def check_attention(
+    query: mx.array, key: mx.array, value: mx.array, mask: mx.array | str | None
+) -> None:
+    """Check that a kernel can take these: it reads as the shapes say.
+
+    Raises:
+        ValueError: a shape, a dtype or `mask` is not one of those of `flash_attention_metal`.
+    """
+    floats = (mx.float32, mx.float16, mx.bfloat16)
+    if query.ndim != 4 or key.ndim != 4:
+        raise ValueError(f"query and key must have four axes, not {query.shape} and {key.shape}")
+    B, H_q, L, D = query.shape
+    _, H_kv, S, _ = key.shape
+    if D not in (32, 64, 128):
+        raise ValueError(f"the head dim must be 32, 64 or 128, not {D}")
+    if key.shape != (B, H_kv, S, D) or value.shape != key.shape:
+        raise ValueError(
+            f"key and value must both have shape ({B}, H_kv, S, {D}), "
+            f"not {key.shape} and {value.shape}"
+        )
+    if H_kv == 0 or H_q % H_kv != 0:
+        raise ValueError(f"{H_q} query heads cannot share {H_kv} key/value heads evenly")
+    if query.dtype not in floats or not query.dtype == key.dtype == value.dtype:
+        raise ValueError(
+            "query, key and value must all be float32, all float16 or all bfloat16, "
+            f"not {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    if isinstance(mask, str):
+        if mask != "causal":
+            raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
+        if S < L:
+            raise ValueError(f"there are {L} queries but only {S} keys: S must be at least L")
+    elif mask is not None:
+        if mask.dtype not in floats:
+            raise ValueError(f"mask must be float32, float16 or bfloat16, not {mask.dtype}")
+        full = (B, H_q, L, S)
+        pairs = zip(reversed(mask.shape), reversed(full), strict=False)
+        if mask.ndim > 4 or any(size not in (1, wanted) for size, wanted in pairs):
+            raise ValueError(f"mask must be broadcastable to {full}, but is {mask.shape}")

@@ -4,11 +4,13 @@ import ast
 import linecache
 import os
 import re
+import textwrap
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from metal_simulator import CompileError, KernelError
 from tiny_llm_lab.kernels import BuildError
 
 from . import solution
@@ -18,6 +20,9 @@ from .manifest import Symbol, Task
 # A message of this many lines and characters per line is shown whole.
 MOST_LINES = 14
 MOST_COLUMNS = 160
+
+# The simulator's sentences are wrapped to this many.
+REPORT_COLUMNS = 100
 
 
 class TimeLimitExceeded(BaseException):
@@ -127,6 +132,11 @@ def find_definition(symbol: Symbol, package: Path) -> Location | None:
 def _raised_at(error: BaseException, package: Path) -> Location | None:
     if isinstance(error, BuildError) and error.path is not None:
         return Location(error.path, error.line, "the C++ kernels")
+    if isinstance(error, KernelError | CompileError):
+        # The first place that the simulator names: quantized_matmul.metal:50
+        for file, line in re.findall(r"([\w.-]+\.\w+):(\d+): ", str(error)):
+            for path in sorted(package.rglob(file)):
+                return Location(path, int(line), "the Metal kernels")
     raised_at = deepest_location(error.__traceback__, package)
     if raised_at is None and error.__cause__ is not None:
         raised_at = deepest_location(error.__cause__.__traceback__, package)
@@ -162,6 +172,8 @@ def _message(error: BaseException) -> list[str]:
     text = str(error).strip()
     if isinstance(error, TimeLimitExceeded | CheckFailure):
         pass  # made for a student to read
+    elif isinstance(error, KernelError | CompileError):
+        text = "\n".join(map(_wrapped, text.splitlines()))  # so is this, in long sentences
     elif isinstance(error, AssertionError):
         # An assertion of a test; one of the solution shows its line below.
         text = text or "An assertion does not hold."
@@ -214,6 +226,11 @@ def _describe_syntax_error(error: SyntaxError) -> list[str]:
     if source.strip():
         lines.append(f"             {_shorten(source.strip())}")
     return lines
+
+
+def _wrapped(line: str) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, REPORT_COLUMNS, subsequent_indent=indent)
 
 
 def _shorten(line: str) -> str:
