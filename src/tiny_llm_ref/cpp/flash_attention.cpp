@@ -34,7 +34,9 @@ void score_tile(int D, const float* keys, int64_t stride, const float* queries, 
   Vector sums[N][PANEL_VECTORS] = {};
   for (int d = 0; d < D; d++) {
     Vector query[PANEL_VECTORS];
-    for (int v = 0; v < PANEL_VECTORS; v++) query[v] = load<Vector>(queries + d * PANEL + v * LANES);
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+      query[v] = load_once<Vector>(queries + d * PANEL + v * LANES);
+    }
 #pragma GCC unroll 4
     for (int key = 0; key < N; key++) {
       for (int v = 0; v < PANEL_VECTORS; v++) sums[key][v] += keys[key * stride + d] * query[v];
@@ -107,7 +109,7 @@ void value_tile(int count, const float* values, int64_t stride, const float* wei
   for (int key = 0; key < count; key++) {
     Vector weight[PANEL_VECTORS];
     for (int v = 0; v < PANEL_VECTORS; v++) {
-      weight[v] = load<Vector>(weights + key * PANEL + v * LANES);
+      weight[v] = load_once<Vector>(weights + key * PANEL + v * LANES);
     }
 #pragma GCC unroll 4
     for (int d = 0; d < TILE; d++) {
@@ -160,64 +162,103 @@ void attend(int D, const KeyBlock& block, const float* mask, const Panel& panel)
   }
 }
 
+/// The scores of N queries for some keys.
+///
+///     keys: `count` rows, `stride` floats apart
+///     queries: `N x D`
+///     scores: `N x BLOCK_KEYS`
+template <int N, int count>
+void few_scores(int D, const float* keys, int64_t stride, const float* queries, float* scores) {
+  // BEGIN SOLUTION few_scores
+  Vector dots[count][N] = {};
+  for (int d = 0; d < D; d += LANES) {
+    Vector query[N];
+    for (int q = 0; q < N; q++) query[q] = load_once<Vector>(queries + q * D + d);
+    for (int key = 0; key < count; key++) {
+      const auto k = load_once<Vector>(keys + key * stride + d);
+      for (int q = 0; q < N; q++) dots[key][q] += k * query[q];
+    }
+  }
+  for (int key = 0; key < count; key++) {
+    for (int q = 0; q < N; q++) scores[q * BLOCK_KEYS + key] = sum<LANES>(dots[key][q]);
+  }
+  // END SOLUTION
+}
+
+/// Add weighted values to the output of N queries.
+///
+///     values: `count` rows, `stride` floats apart
+///     weights: `N x BLOCK_KEYS`
+///     output: `N x D`
+template <int N, int count>
+void few_values(int D, const float* values, int64_t stride, const float* weights, float* output) {
+  // BEGIN SOLUTION few_values
+  Vector weight[N][count];  // each a vector of equal numbers
+  for (int q = 0; q < N; q++) {
+    for (int key = 0; key < count; key++) weight[q][key] = Vector{} + weights[q * BLOCK_KEYS + key];
+  }
+  for (int d = 0; d < D; d += LANES) {
+    Vector value[count];
+    for (int key = 0; key < count; key++) value[key] = load_once<Vector>(values + key * stride + d);
+    for (int q = 0; q < N; q++) {
+      auto sums = load<Vector>(output + q * D + d);
+      for (int key = 0; key < count; key++) sums += weight[q][key] * value[key];
+      store(output + q * D + d, sums);
+    }
+  }
+  // END SOLUTION
+}
+
+/// `online_softmax` for one query: from `count` scores to weights. Corrects the output, too.
+///
+///     scores: BLOCK_KEYS, of which those behind the first `count` may be anything
+void few_softmax(int D, int count, float* scores, float& maximum, float& total, float* output) {
+  // BEGIN SOLUTION few_softmax
+  // Whole vectors: a score of -infinity has a weight of 0.
+  std::fill(scores + count, scores + BLOCK_KEYS, -INFINITE);
+  float now = maximum;
+  for (int key = 0; key < count; key++) now = std::max(now, scores[key]);
+  const float shift = now == -INFINITE ? 0 : now;
+  Vector weights = {};
+  for (int key = 0; key < count; key += LANES) {
+    const Vector weight = exponential<LANES>(load<Vector>(scores + key) - shift);
+    store(scores + key, weight);
+    weights += weight;
+  }
+  const float correction = std::exp(maximum - shift);
+  maximum = now;
+  total = correction * total + sum<LANES>(weights);
+  for (int d = 0; d < D; d++) output[d] *= correction;
+  // END SOLUTION
+}
+
 /// `attend_few` for N queries.
 template <int N>
 void attend_few_of(int D, const KeyBlock& block, const float* mask, const FewQueries& queries) {
-  // BEGIN SOLUTION attend_few
-  // Rows of whole vectors: behind the last key stand scores of -infinity, whose weights are 0.
-  alignas(64) float weights[N][BLOCK_KEYS];
-  for (int q = 0; q < N; q++) std::fill_n(weights[q], BLOCK_KEYS, -INFINITE);
-  const int whole = block.count / TILE * TILE;
-  auto score = [&]<int keys>(int first) {
-    Vector dots[keys][N] = {};
-    for (int d = 0; d < D; d += LANES) {
-      for (int key = 0; key < keys; key++) {
-        const auto k = load<Vector>(block.keys + (first + key) * block.key_stride + d);
-        for (int q = 0; q < N; q++) dots[key][q] += k * load<Vector>(queries.queries + q * D + d);
-      }
-    }
-    for (int key = 0; key < keys; key++) {
-      for (int q = 0; q < N; q++) {
-        const float added = mask ? mask[q * BLOCK_KEYS + first + key] : 0;
-        weights[q][first + key] = sum<LANES>(dots[key][q]) + added;
-      }
-    }
-  };
-  for (int key = 0; key < whole; key += TILE) score.template operator()<TILE>(key);
-  for (int key = whole; key < block.count; key++) score.template operator()<1>(key);
-
-  for (int q = 0; q < N; q++) {
-    float maximum = queries.maximum[q];
-    for (int key = 0; key < block.count; key++) maximum = std::max(maximum, weights[q][key]);
-    const float shift = maximum == -INFINITE ? 0 : maximum;
-    Vector total = {};
-    for (int key = 0; key < block.count; key += LANES) {
-      const Vector weight = exponential<LANES>(load<Vector>(weights[q] + key) - shift);
-      store(weights[q] + key, weight);
-      total += weight;
-    }
-    const float factor = std::exp(queries.maximum[q] - shift);
-    queries.maximum[q] = maximum;
-    queries.total[q] = factor * queries.total[q] + sum<LANES>(total);
-    for (int d = 0; d < D; d++) queries.output[q * D + d] *= factor;
+  alignas(64) float scores[N * BLOCK_KEYS];
+  const int count = block.count;
+  const int64_t key_stride = block.key_stride, value_stride = block.value_stride;
+  int key = 0;
+  for (; key + TILE <= count; key += TILE) {
+    few_scores<N, TILE>(D, block.keys + key * key_stride, key_stride, queries.queries, scores + key);
   }
-
-  auto add = [&]<int keys>(int first) {
-    for (int d = 0; d < D; d += LANES) {
-      Vector value[keys];
-      for (int key = 0; key < keys; key++) {
-        value[key] = load<Vector>(block.values + (first + key) * block.value_stride + d);
-      }
-      for (int q = 0; q < N; q++) {
-        auto output = load<Vector>(queries.output + q * D + d);
-        for (int key = 0; key < keys; key++) output += weights[q][first + key] * value[key];
-        store(queries.output + q * D + d, output);
-      }
-    }
-  };
-  for (int key = 0; key < whole; key += TILE) add.template operator()<TILE>(key);
-  for (int key = whole; key < block.count; key++) add.template operator()<1>(key);
-  // END SOLUTION
+  for (; key < count; key++) {
+    few_scores<N, 1>(D, block.keys + key * key_stride, key_stride, queries.queries, scores + key);
+  }
+  for (int q = 0; q < N; q++) {
+    for (int i = q * BLOCK_KEYS; mask && i < q * BLOCK_KEYS + count; i++) scores[i] += mask[i];
+    few_softmax(D, count, scores + q * BLOCK_KEYS, queries.maximum[q], queries.total[q],
+                queries.output + q * D);
+  }
+  key = 0;
+  for (; key + TILE <= count; key += TILE) {
+    few_values<N, TILE>(D, block.values + key * value_stride, value_stride, scores + key,
+                        queries.output);
+  }
+  for (; key < count; key++) {
+    few_values<N, 1>(D, block.values + key * value_stride, value_stride, scores + key,
+                     queries.output);
+  }
 }
 
 void attend_few(int D, const KeyBlock& block, const float* mask, const FewQueries& queries) {
