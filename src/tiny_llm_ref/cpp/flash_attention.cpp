@@ -150,6 +150,8 @@ void attend(int D, const KeyBlock& block, const float* mask, const Panel& panel)
   alignas(64) float scores[BLOCK_KEYS * PANEL], correction[PANEL];
   const int count = visible_keys(panel, block);
   if (count == 0) return;
+  // What a kernel forgets to write is to be seen as such.
+  std::fill_n(scores, count * PANEL, std::numeric_limits<float>::quiet_NaN());
   scores_of(D, block, count, panel.queries, scores);
   if (mask) {
     for (int i = 0; i < count * PANEL; i++) scores[i] += mask[i];
@@ -236,11 +238,13 @@ void few_softmax(int D, int count, float* scores, float& maximum, float& total, 
 template <int N>
 void attend_few_of(int D, const KeyBlock& block, const float* mask, const FewQueries& queries) {
   alignas(64) float scores[N * BLOCK_KEYS];
+  std::fill_n(scores, N * BLOCK_KEYS, std::numeric_limits<float>::quiet_NaN());
   const int count = block.count;
   const int64_t key_stride = block.key_stride, value_stride = block.value_stride;
   int key = 0;
   for (; key + TILE <= count; key += TILE) {
-    few_scores<N, TILE>(D, block.keys + key * key_stride, key_stride, queries.queries, scores + key);
+    few_scores<N, TILE>(D, block.keys + key * key_stride, key_stride, queries.queries,
+                        scores + key);
   }
   for (; key < count; key++) {
     few_scores<N, 1>(D, block.keys + key * key_stride, key_stride, queries.queries, scores + key);

@@ -99,8 +99,8 @@ KeyBlock key_block(const Attention<T>& a, int b, int head, int first, int last) 
   return block;
 }
 
-/// Attend with rows `first` to `first + PANELS * PANEL - 1` of a key/value head, or as many as there
-/// are. Row r is query r / group of the group's head r % group.
+/// Attend with rows `first` to `first + PANELS * PANEL - 1` of a key/value head, or as many as
+/// there are. Row r is query r / group of the group's head r % group.
 template <typename T>
 void attend_rows(const Attention<T>& a, int b, int kv_head, int first) {
   thread_local FloatBuffer queries, outputs, mask(BLOCK_KEYS * PANEL);
@@ -317,7 +317,8 @@ mx::array flash_attention(const mx::array& query, const mx::array& key, const mx
   require(key.dtype() == query.dtype() && value.dtype() == query.dtype(),
           "key and value must have the dtype of query, ", query.dtype(), ", not ", key.dtype(),
           " and ", value.dtype());
-  require(!causal || S >= L, "there are ", L, " queries but only ", S, " keys: S must be at least L");
+  require(!causal || S >= L, "there are ", L, " queries but only ", S,
+          " keys: S must be at least L");
   require(!(causal && mask), "a mask is either causal or an array");
   // Rows and items of work are counted in ints.
   require(std::max<int64_t>({int64_t(B) * H_q * L, int64_t(B) * H_kv * MOST_SPLITS, S}) <=
@@ -328,8 +329,9 @@ mx::array flash_attention(const mx::array& query, const mx::array& key, const mx
           "be one of the CPU's");
   std::vector<mx::array> inputs{query, key, value};
   if (mask) {
-    require(is_float(mask->dtype()), "mask must be float32, float16 or bfloat16 and is added to the "
-            "scores, not ", mask->dtype());
+    require(is_float(mask->dtype()),
+            "mask is added to the scores and must be float32, float16 or bfloat16, not ",
+            mask->dtype());
     const mx::Shape full{B, H_q, L, S};
     bool fits = mask->ndim() <= 4;
     for (int axis = 1; fits && axis <= static_cast<int>(mask->ndim()); axis++) {
