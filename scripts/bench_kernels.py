@@ -1,4 +1,4 @@
-"""Our C++ kernels beside MLX's own, NumPy's GEMM and the memory.
+"""`pdm run bench-kernels`: our C++ kernels beside MLX's own, NumPy's GEMM and the memory.
 
 Prints tables for people, then one JSON line for machines. All contestants run on the same cores, in
 turns. Quantized products have float32 activations and 4-bit weights in groups of 64; attention has
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tiny_llm_lab.bench.machine import describe_machine, machine
+from tiny_llm_lab.bench.report import BENCHES, markdown_table
 from tiny_llm_lab.cli import fail, run
 from tiny_llm_ref.attention import flash_attention
 from tiny_llm_ref.quantize import quantized_matmul
@@ -160,9 +161,9 @@ def measure(repetitions: int) -> dict[str, Any]:
     }
 
 
-def table(result: dict[str, Any]) -> Table:
-    """One row per shape and contestant; `faster` is against `mx.quantized_matmul`."""
-    shown = Table("M x K x N", "", "ms (min to max)", "GFLOP/s", "weights, GB/s", "faster")
+def product_cells(result: dict[str, Any]) -> list[list[str]]:
+    """A header, and one row per shape and contestant; `faster` is than `mx.quantized_matmul`."""
+    shown = [["M x K x N", "", "ms (min to max)", "GFLOP/s", "weights, GB/s", "faster"]]
     theirs = {
         str(row["shape"]): row["seconds"]["median"]
         for row in result["products"]
@@ -171,22 +172,23 @@ def table(result: dict[str, Any]) -> Table:
     for row in result["products"]:
         median, low, high = (1000 * row["seconds"][key] for key in ("median", "min", "max"))
         quantized = row["contestant"] != "NumPy float32"
-        shown.add_row(
-            " x ".join(str(size) for size in row["shape"].values()),
-            row["contestant"],
-            f"{median:.2f} ({low:.2f} to {high:.2f})",
-            f"{row['gflops']:.1f}",
-            f"{row['weights_gb_per_second']:.1f}" if quantized else "",
-            f"{1000 * theirs[str(row['shape'])] / median:.1f}x",
+        shown.append(
+            [
+                " x ".join(str(size) for size in row["shape"].values()),
+                row["contestant"],
+                f"{median:.2f} ({low:.2f} to {high:.2f})",
+                f"{row['gflops']:.1f}",
+                f"{row['weights_gb_per_second']:.1f}" if quantized else "",
+                f"{1000 * theirs[str(row['shape'])] / median:.1f}x",
+            ]
         )
     return shown
 
 
-def attention_table(result: dict[str, Any]) -> Table:
-    """One row per attention and contestant; the shares are of NumPy's GEMM and of its reading."""
-    shown = Table(
-        "L x S", "", "ms (min to max)", "GFLOP/s", "of GEMM", "GB/s", "of reading", "faster"
-    )
+def attention_cells(result: dict[str, Any]) -> list[list[str]]:
+    """The same for attention; the shares are of NumPy's GEMM and of its reading."""
+    header = ["L x S", "", "ms (min to max)", "GFLOP/s", "of GEMM", "GB/s", "of reading", "faster"]
+    shown = [header]
     theirs = {
         str(row["shape"]): row["seconds"]["median"]
         for row in result["attentions"]
@@ -195,34 +197,62 @@ def attention_table(result: dict[str, Any]) -> Table:
     for row in result["attentions"]:
         median, low, high = (1000 * row["seconds"][key] for key in ("median", "min", "max"))
         L, S, mask = row["shape"].values()
-        shown.add_row(
-            f"{L} x {S}{f', {mask}' if mask else ''}",
-            row["contestant"],
-            f"{median:.2f} ({low:.2f} to {high:.2f})",
-            f"{row['gflops']:.1f}",
-            f"{row['gflops'] / result['gemm_gflops']['median']:.0%}",
-            f"{row['cache_gb_per_second']:.1f}",
-            f"{row['cache_gb_per_second'] / result['read_gb_per_second']['median']:.0%}",
-            f"{1000 * theirs[str(row['shape'])] / median:.1f}x",
+        shown.append(
+            [
+                f"{L} x {S}{f', {mask}' if mask else ''}",
+                row["contestant"],
+                f"{median:.2f} ({low:.2f} to {high:.2f})",
+                f"{row['gflops']:.1f}",
+                f"{row['gflops'] / result['gemm_gflops']['median']:.0%}",
+                f"{row['cache_gb_per_second']:.1f}",
+                f"{row['cache_gb_per_second'] / result['read_gb_per_second']['median']:.0%}",
+                f"{1000 * theirs[str(row['shape'])] / median:.1f}x",
+            ]
         )
     return shown
 
 
+def machine_sentence(result: dict[str, Any]) -> str:
+    """What the machine can do, and what it is."""
+    read, gemm = result["read_gb_per_second"], result["gemm_gflops"]
+    return (
+        f"Medians of {result['repetitions']} interleaved repetitions. NumPy reads "
+        f"{read['median']:.1f} GB/s ({read['min']:.1f} to {read['max']:.1f}) of one core, and "
+        f"multiplies {GEMM_SIZE} x {GEMM_SIZE} matrices at {gemm['median']:.1f} "
+        f"({gemm['min']:.1f} to {gemm['max']:.1f}) GFLOP/s. {describe_machine(result['machine'])}."
+    )
+
+
+def save_for_the_book(result: dict[str, Any]) -> None:
+    """Store the numbers, and the tables that the chapters of days 2 and 4 include."""
+    path = BENCHES / "week_2_kernels.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    for name, cells in (
+        ("products", product_cells(result)),
+        ("attention", attention_cells(result)),
+    ):
+        page = f"{markdown_table(cells, names=2)}\n{machine_sentence(result)}\n"
+        (BENCHES / f"week_2_kernels_{name}.md").write_text(page)
+
+
 def main(
     repetitions: Annotated[int, typer.Option(min=5, help="Timings per shape and contestant.")] = 7,
+    save: Annotated[
+        bool, typer.Option("--save", help="For authors: store the result for the book.")
+    ] = False,
 ) -> None:
     """Measure the C++ kernels of week 2."""
     result = measure(repetitions)
     console = Console()
-    console.print(table(result))
-    console.print(attention_table(result))
-    read, gemm = result["read_gb_per_second"], result["gemm_gflops"]
-    console.print(
-        f"NumPy reads {read['median']:.1f} GB/s ({read['min']:.1f} to {read['max']:.1f}) of one "
-        f"core, and multiplies {GEMM_SIZE} x {GEMM_SIZE} matrices at {gemm['median']:.1f} "
-        f"({gemm['min']:.1f} to {gemm['max']:.1f}) GFLOP/s. {describe_machine(result['machine'])}."
-    )
+    for header, *body in (product_cells(result), attention_cells(result)):
+        table = Table(*header)
+        for cells in body:
+            table.add_row(*cells)
+        console.print(table)
+    console.print(machine_sentence(result))
     print(json.dumps(result))
+    if save:
+        save_for_the_book(result)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Times:
     prefill: float
     decode: float
     peak: int
-    tokens: list[int]
+    tokens: list[Any]
 
 
 # Computes logits `1 x L x vocab` of the tokens after those it has seen.
@@ -104,9 +104,9 @@ def measure(model: str, repetitions: int) -> dict[str, Any]:
     runs: dict[str, list[Times]] = {name: [] for name in contestants}
     for repetition in track(range(repetitions + 1), f"{model}: {length} + {count} tokens"):
         for name, begin in contestants.items():
-            times = serve(begin, prompt, count)
+            served = serve(begin, prompt, count)
             if repetition:  # the first is the warm-up
-                runs[name].append(times)
+                runs[name].append(served)
     answers = {name: times[0].tokens for name, times in runs.items()}
     if model == "tiny" and len({tuple(tokens) for tokens in answers.values()}) > 1:
         fail(f"The engines disagree: {answers}", exit_code=1)

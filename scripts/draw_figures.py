@@ -1440,9 +1440,9 @@ def matmul_roofline() -> Figure:
     for intensity in (0.5, 2, 8, 32, 128, 512):
         figure.line((x(intensity), bottom), (x(intensity), bottom + 4))
         figure.text(x(intensity), bottom + 13, f"{intensity:g}", size=11)
-    for speed in (4, 16, 64, 256):
-        figure.line((left - 4, y(speed)), (left, y(speed)))
-        figure.text(left - 7, y(speed), f"{speed}", size=11, anchor="end")
+    for tick in (4, 16, 64, 256):
+        figure.line((left - 4, y(tick)), (left, y(tick)))
+        figure.text(left - 7, y(tick), f"{tick}", size=11, anchor="end")
     figure.text(left - 34, 10, "billion operations per second", size=11, anchor="start")
     figure.text((left + right) / 2, bottom + 32, "operations per byte", size=11)
     bandwidth, peak = 20, 160
@@ -1701,10 +1701,10 @@ def gpu_roofline() -> Figure:
         )
 
     figure.line((left, top - 8), (left, bottom), (right, bottom), color=MUTED)
-    for intensity in (1, 10, 100, 1000):
-        x, _ = place(intensity, 100)
+    for tick in (1, 10, 100, 1000):
+        x, _ = place(tick, 100)
         figure.line((x, bottom), (x, bottom + 4), color=MUTED)
-        figure.text(x, bottom + 13, f"{intensity:,}", size=10, color=MUTED)
+        figure.text(x, bottom + 13, f"{tick:,}", size=10, color=MUTED)
     for rate in (100, 1000):
         _, y = place(1, rate)
         figure.line((left - 4, y), (left, y), color=MUTED)
