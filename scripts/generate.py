@@ -38,6 +38,12 @@ def main(
     top_k: Annotated[int | None, typer.Option(help="Keep this many tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 256,
+    quantized: Annotated[
+        bool, typer.Option("--quantized", help="Keep the weights quantized (week 2, day 2).")
+    ] = False,
+    flash: Annotated[
+        bool, typer.Option("--flash", help="Use flash attention (week 2, day 4).")
+    ] = False,
 ) -> None:
     """Generate text, streaming it, and print how long it took."""
     if not prompt.strip():
@@ -50,6 +56,8 @@ def main(
         fail(f"--top-p must be between 0 and 1, but is {top_p}.")
     if top_k is not None and top_k < 0:
         fail(f"--top-k must not be negative, but is {top_k}.")
+    if solution is Solution.mlx and (quantized or flash):
+        fail("--quantized and --flash are for your code and the reference: mlx-lm has its own.")
     if solution is not Solution.mlx:
         use_solution(PACKAGES[solution])
 
@@ -84,8 +92,10 @@ def main(
                 mlx_model, tokenizer, text, settings, print_text
             )
         else:
+            package = PACKAGES[solution]
+            ours = generation.make_model(package, mlx_model, quantized, flash)
             times = generation.generate_with_solution(
-                PACKAGES[solution], mlx_model, tokenizer, text, settings, print_text
+                package, ours, tokenizer, text, settings, print_text
             )
     except Exception as error:
         if solution is not Solution.student:

@@ -64,23 +64,37 @@ def chat_prompt(tokenizer: Any, message: str) -> str:
     )
 
 
+def make_model(package: str, mlx_model: Any, quantized: bool = False, flash: bool = False) -> Any:
+    """A solution package's model, as plain as in week 1, or with the kernels of week 2.
+
+    Args:
+        package: `tiny_llm` or `tiny_llm_ref`.
+        mlx_model: what `load_model` gives.
+        quantized: keep the weights quantized (day 2).
+        flash: use flash attention (day 4).
+    """
+    options: dict[str, Any] = {"quantized": True} if quantized else {}
+    if flash:
+        attention = importlib.import_module(f"{package}.attention")
+        options["attention"] = attention.flash_attention
+    return importlib.import_module(f"{package}.qwen3").Qwen3Model(mlx_model, **options)
+
+
 def generate_with_solution(
     package: str,
-    mlx_model: Any,
+    model: Any,
     tokenizer: Any,
     prompt: str,
     settings: GenerationSettings,
     on_text: Callable[[str], None],
 ) -> GenerationTimes:
-    """Generate with a solution package (`tiny_llm` or `tiny_llm_ref`)."""
+    """Generate with a solution package and its model, see `make_model`."""
     generate = importlib.import_module(f"{package}.generate")
-    qwen3 = importlib.import_module(f"{package}.qwen3")
     sampler = None
     if settings.temp > 0:  # so that greedy decoding runs before day 7 is done
         sampler = importlib.import_module(f"{package}.sampler").make_sampler(
             settings.temp, settings.top_p, settings.top_k
         )
-    model = qwen3.Qwen3Model(mlx_model)
     times: list[float] = []
     segments: list[str] = []
 

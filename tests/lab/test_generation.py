@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from tiny_llm_lab.generation import GenerationSettings, chat_prompt, generate_with_solution
+from tiny_llm_lab.generation import (
+    GenerationSettings,
+    chat_prompt,
+    generate_with_solution,
+    make_model,
+)
 from tiny_llm_lab.models import load_model
 from tiny_llm_ref import generate, qwen3
 from tiny_llm_ref.kv_cache import TinyKvFullCache
@@ -17,13 +22,13 @@ def stub(*_: Any, **__: Any) -> Any:
     raise NotImplementedError("Week 2 Day 1")
 
 
-def answer(message: str) -> tuple[str, int]:
+def answer(message: str, **kernels: bool) -> tuple[str, int]:
     """What the reference says in a stream, and for how many tokens there is a time."""
     model, tokenizer = load_model("tiny")
     pieces: list[str] = []
     times = generate_with_solution(
         "tiny_llm_ref",
-        model,
+        make_model("tiny_llm_ref", model, **kernels),
         tokenizer,
         chat_prompt(tokenizer, message),
         GenerationSettings(max_tokens=40),
@@ -47,6 +52,12 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("simple_generate", "simple_generate_with_kv_cache"):
         monkeypatch.setattr(generate, name, noting(name, getattr(generate, name)))
     return run
+
+
+@pytest.mark.parametrize("kernels", [{"quantized": True}, {"quantized": True, "flash": True}])
+def test_the_kernels_change_no_answer(kernels: dict[str, bool]) -> None:
+    message = "Count to 4."
+    assert answer(message, **kernels) == answer(message)
 
 
 def test_the_loop_with_the_cache_is_what_runs(loops: list[str]) -> None:
