@@ -1304,6 +1304,430 @@ def metal_execution() -> Figure:
     return figure
 
 
+def quantized_packing() -> Figure:
+    """Week 2, day 2: a row of codes in words of 32 bits, with a scale and a bias per group."""
+    figure = Figure(
+        202,
+        "How a quantized row is stored",
+        "A row of 256 elements in four groups of 64. Each group has one scale, one bias, and 64 "
+        "codes of 4 bits, which fill eight words of 32 bits. One word is enlarged: its first code, "
+        "3, lies in the lowest four bits, at the right, and the eighth code, 6, in the highest.",
+    )
+    left, width = 12.0, 336.0
+    figure.text(left, 10, "a row: 4 groups of 64 codes, 8 words each", size=12, anchor="start")
+    for group in range(4):
+        fill, opacity = (ACCENT_2, 0.3) if group == 1 else (FILL, 1)
+        figure.box(
+            left + 84 * group, 22, 84, 24, f"group {group}", size=12, fill=fill, opacity=opacity
+        )
+    figure.line((96, 46), (left, 66), color=MUTED, dashed=True)
+    figure.line((180, 46), (left + width, 66), color=MUTED, dashed=True)
+    figure.box(left, 66, 46, 28, "scale", size=12, fill=ACCENT, opacity=0.3)
+    figure.box(left + 50, 66, 46, 28, "bias", size=12, fill=ACCENT, opacity=0.3)
+    cell = 29.5
+    for word in range(8):
+        fill, opacity = (ACCENT_2, 0.6) if word == 0 else (ACCENT_2, 0.2)
+        figure.box(
+            left + 100 + cell * word, 66, cell, 28, f"w{word}", size=11, fill=fill,
+            opacity=opacity, radius=0,
+        )  # fmt: skip
+    figure.line((left + 100, 94), (left, 116), color=MUTED, dashed=True)
+    figure.line((left + 100 + cell, 94), (left + width, 116), color=MUTED, dashed=True)
+    for place, code in enumerate((6, 2, 9, 5, 1, 4, 1, 3)):
+        x = left + 42 * place
+        figure.box(x, 116, 42, 28, f"{code:04b}", size=12, fill=ACCENT_2, opacity=0.3, radius=0)
+        figure.text(x + 21, 156, f"{code}", size=12, bold=True)
+        figure.text(x + 21, 171, f"code {7 - place}", size=10, color=MUTED)
+    figure.text(left, 192, "bit 31", size=11, anchor="start", color=MUTED)
+    figure.text(180, 192, "w0 = 0x62951413", size=12)
+    figure.text(left + width, 192, "bit 0", size=11, anchor="end", color=MUTED)
+    return figure
+
+
+def matvec_lanes() -> Figure:
+    """Week 2, day 2: which elements the codes belong to that are unpacked at once."""
+    figure = Figure(
+        260,
+        "Eight words at once",
+        "Eight words side by side, in the columns. Row i holds code number i of each word, and "
+        "says which element of the group it is: in row 2 these are 2, 10, 18 and so on to 58. "
+        "Prepared activations have the elements in the order of the rows.",
+    )
+    left, top, width, height = 66.0, 40.0, 35.0, 22.0
+    for word in range(8):
+        figure.text(left + width * (word + 0.5), 28, f"w{word}", size=11, color=MUTED)
+    for i in range(8):
+        y = top + height * i
+        figure.text(left - 6, y + height / 2, f"code {i}", size=11, anchor="end", color=MUTED)
+        for word in range(8):
+            fill, opacity = (ACCENT, 0.45) if i == 2 else (FILL, 1)
+            figure.box(
+                left + width * word, y, width, height, str(8 * word + i), size=11, fill=fill,
+                opacity=opacity, radius=0,
+            )  # fmt: skip
+    figure.text(left, 10, "one load: 8 words = 64 codes of 4 bits", size=12, anchor="start")
+    figure.text(352, 230, "unpack(words, 2): the elements 2, 10, 18, ... 58", size=12, anchor="end")
+    figure.text(352, 250, "interleaved: row 0, then row 1, then row 2, ...", size=12, anchor="end")
+    return figure
+
+
+def matmul_panel() -> Figure:
+    """Week 2, day 2: a tile of sums in registers, between vectors and a panel of weights."""
+    figure = Figure(
+        300,
+        "A panel and a tile",
+        "The panel, above at the right, has a row for each element k, with that element of 16 rows "
+        "of the weights. At the left are six vectors. Below the panel are the tile's sums, 6 by "
+        "16. In step k, each vector's element k is multiplied with row k of the panel, and added "
+        "to the sums of that vector.",
+    )
+    x0, y0 = 144.0, 30.0
+    cell, rows = 12.0, 10
+    figure.text(x0 + 8 * cell, 10, "panel: 16 rows of w, transposed", size=12)
+    for k in range(rows):
+        for column in range(16):
+            fill, opacity = (ACCENT_2, 0.5) if k == 4 else (ACCENT_2, 0.12)
+            figure.box(
+                x0 + cell * column, y0 + cell * k, cell, cell, fill=fill, opacity=opacity,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+    figure.text(x0 - 6, y0 + cell * 4.5, "row k", size=12, anchor="end")
+    figure.line((x0 + 8 * cell, y0 - 4), (x0 + 8 * cell, y0 + cell * rows + 4), width=2)
+    figure.text(x0 + 4 * cell, y0 + cell * rows + 12, "left", size=11)
+    figure.text(x0 + 12 * cell, y0 + cell * rows + 12, "right", size=11)
+    top = y0 + cell * rows + 28
+    for m in range(6):
+        for k in range(rows):
+            fill, opacity = (ACCENT, 0.55) if k == 4 else (FILL, 1)
+            figure.box(
+                12 + cell * k, top + cell * m, cell, cell, fill=fill, opacity=opacity,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+        for column in range(16):
+            figure.box(
+                x0 + cell * column, top + cell * m, cell, cell, fill=ACCENT, opacity=0.15,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+    figure.line((x0 + 8 * cell, top - 4), (x0 + 8 * cell, top + 6 * cell + 4), width=2)
+    bottom = top + 6 * cell
+    figure.text(12 + cell * rows / 2, bottom + 14, "6 vectors, column k", size=12)
+    figure.text(x0 + 8 * cell, bottom + 14, f"6 {TIMES} 16 sums: 12 registers", size=12)
+    figure.text(180, bottom + 34, f"step k: sums += column k {TIMES} row k", size=12)
+    return figure
+
+
+def matmul_roofline() -> Figure:
+    """Week 2, day 2: the roofline of an imagined machine, and where the products stand."""
+    figure = Figure(
+        268,
+        "A roofline",
+        "Operations per second against operations per byte, both axes logarithmic. Up to 8 "
+        "operations per byte the bound rises with them, at 20 GB per second; from there on it is "
+        "flat, at 160 billion operations per second. A vector times float32 weights has 0.5 and "
+        "may reach 10; with 4-bit weights it has 3.5 and may reach 71; 128 vectors have 208 and "
+        "may reach 160.",
+    )
+    left, right, bottom, top = 46.0, 350.0, 222.0, 24.0
+    low, high, slowest, fastest = 0.25, 512.0, 4.0, 256.0
+
+    def x(intensity: float) -> float:
+        return left + (right - left) * math.log(intensity / low) / math.log(high / low)
+
+    def y(speed: float) -> float:
+        return bottom - (bottom - top) * math.log(speed / slowest) / math.log(fastest / slowest)
+
+    figure.line((left, top), (left, bottom), (right, bottom))
+    for intensity in (0.5, 2, 8, 32, 128, 512):
+        figure.line((x(intensity), bottom), (x(intensity), bottom + 4))
+        figure.text(x(intensity), bottom + 13, f"{intensity:g}", size=11)
+    for tick in (4, 16, 64, 256):
+        figure.line((left - 4, y(tick)), (left, y(tick)))
+        figure.text(left - 7, y(tick), f"{tick}", size=11, anchor="end")
+    figure.text(left - 34, 10, "billion operations per second", size=11, anchor="start")
+    figure.text((left + right) / 2, bottom + 32, "operations per byte", size=11)
+    bandwidth, peak = 20, 160
+    ridge = peak / bandwidth
+    figure.line(
+        (x(low), y(low * bandwidth)), (x(ridge), y(peak)), (right, y(peak)), color=ACCENT_2, width=2
+    )
+    figure.text(x(1.1), y(72), "20 GB/s", size=11, color=ACCENT_2)
+    figure.text(x(64), y(peak) - 11, "160 billion/s", size=11, color=ACCENT_2)
+    for intensity, lines in (
+        (0.5, ("1 vector,", "float32")),
+        (3.54, ("1 vector,", "4 bits")),
+        (208, ("128 vectors,", "4 bits")),
+    ):
+        speed = min(peak, intensity * bandwidth)
+        figure.line((x(intensity), y(speed)), (x(intensity), bottom), color=MUTED, dashed=True)
+        figure.circle(x(intensity), y(speed), 4, fill=ACCENT)
+        anchor = "end" if intensity > ridge else "start"
+        shift = -8 if anchor == "end" else 8
+        for row, text in enumerate(lines):
+            figure.text(
+                x(intensity) + shift, y(speed) + 16 + 14 * row, text, size=11, anchor=anchor
+            )
+    return figure
+
+
+def coalesced_reads() -> Figure:
+    """Week 2, day 3: which words the lanes of a SIMD group load at the same moment."""
+    figure = Figure(
+        262,
+        "Loads of neighbouring lanes, far apart and side by side",
+        "Above, each lane has a row of w of its own: the words that five lanes load at one moment "
+        "are in five different lines of memory. Below, all lanes are in one row: lane 0 to lane 15 "
+        "load the words 0 to 15, which fill two lines.",
+    )
+    left, cell = 66.0, 17.5
+
+    def row(y: float, name: str, lanes: dict[int, int]) -> None:
+        figure.text(left - 8, y + 9, name, size=11, anchor="end", color=MUTED)
+        for word in range(16):
+            lane = lanes.get(word)
+            fill, opacity = (FILL, 1.0) if lane is None else (ACCENT, 0.5)
+            text = "" if lane is None else str(lane)
+            x = left + cell * word
+            figure.box(
+                x, y, cell, 18, text, size=10, fill=fill, opacity=opacity, stroke=MUTED, radius=0
+            )
+        for line in range(2):
+            figure.box(left + 8 * cell * line, y, 8 * cell, 18, fill="none", radius=0)
+
+    figure.text(6, 12, "a row for each lane", size=12, anchor="start", bold=True)
+    for index in range(5):
+        row(26 + 24 * index, f"row {index}", {0: index})
+    figure.text(left, 156, "5 lanes, 5 lines for 5 words", size=12, anchor="start")
+    figure.text(6, 184, "a row for all lanes", size=12, anchor="start", bold=True)
+    row(198, "row 0", {word: word for word in range(16)})
+    figure.text(left, 230, "16 lanes, 2 lines for 16 words", size=12, anchor="start")
+    figure.text(
+        left, 250, "numbers: lanes; thick frames: lines", size=11, anchor="start", color=MUTED
+    )
+    return figure
+
+
+def simdgroup_rows() -> Figure:
+    """Week 2, day 3: how a SIMD group goes through four rows of w."""
+    figure = Figure(
+        262,
+        "A SIMD group and four rows of w",
+        "A row of w has 64 words. In the first pass lane 0 to lane 31 take words 0 to 31, in the "
+        "second pass words 32 to 63. The elements of x that belong to a word are loaded once and "
+        "used for four rows. Then each lane holds a part of four sums, and simd_sum adds up the "
+        "parts of the 32 lanes.",
+    )
+    left, cell = 58.0, 13.0
+    passes = [(left, 0), (left + 9.5 * cell, 32)]
+    shown = [0, 1, 2, None, None, 30, 31]
+
+    def strip(y: float, height: float, name: str, fill: str, opacity: float) -> None:
+        figure.text(left - 8, y + height / 2, name, size=11, anchor="end")
+        for start, first in passes:
+            for index, lane in enumerate(shown):
+                if lane is None:
+                    if shown[index - 1] is not None:
+                        figure.text(start + cell * (index + 1), y + height / 2, "…", size=12)
+                    continue
+                chosen = lane == 1
+                figure.box(
+                    start + cell * index, y, cell, height,
+                    fill=fill if chosen else FILL, opacity=opacity if chosen else 1, radius=0,
+                )  # fmt: skip
+                if name == "x":
+                    figure.text(start + cell * (index + 0.5), y - 10, str(first + lane), size=9)
+
+    figure.text(left + 8 * cell, 10, "word", size=11, color=MUTED)
+    strip(36, 20, "x", ACCENT_2, 0.5)
+    note = "loaded once by its lane, used for 4 rows"
+    figure.text(left, 68, note, size=11, anchor="start", color=ACCENT_2)
+    for index in range(4):
+        y = 84 + 26 * index
+        strip(y, 20, f"row {index}", ACCENT, 0.5)
+        figure.arrow((left + 17 * cell, y + 10), (left + 18.6 * cell, y + 10))
+        figure.text(left + 18.9 * cell, y + 10, f"sums[{index}]", size=10, anchor="start")
+    figure.text(left, 198, "lane 1: words 1, 33, ...", size=11, anchor="start", color=ACCENT)
+    figure.text(left, 220, "32 lanes, each with a part of 4 sums", size=12, anchor="start")
+    figure.text(left, 244, f"4 {TIMES} simd_sum: 4 elements of y", size=12, anchor="start")
+    return figure
+
+
+def matmul_tiles() -> Figure:
+    """Week 2, day 3: the tiles of a threadgroup, and who computes what of them."""
+    figure = Figure(
+        342,
+        "Tiles of a quantized product",
+        "Left: a is M by K, w is drawn with a column for each of its N rows, y is M by N. A "
+        "threadgroup computes a tile of y of 32 by 32; in each step along K it needs a tile of a "
+        "and a dequantized tile of w. The last tiles hang over the edges. Right: the tile of y is "
+        "cut into quarters, one for each of the four SIMD groups, and a quarter is made of 2 by 2 "
+        "matrices of 8 by 8.",
+    )
+    tile = 22.0
+    a_x, w_x, w_y, y_y = 24.0, 108.0, 30.0, 124.0
+    # w, 3 steps along k high and 2.5 tiles of its rows wide.
+    figure.text(w_x + 1.25 * tile, 10, "w: N rows, drawn as columns", size=11)
+    figure.text(w_x - 8, w_y + 1.5 * tile, "K", size=11, anchor="end", color=MUTED)
+    figure.box(w_x, w_y, 2.5 * tile, 3 * tile, radius=0)
+    figure.text(a_x + 1.5 * tile, y_y - 12, f"a: M {TIMES} K", size=11)
+    figure.box(a_x, y_y, 3 * tile, 2.3 * tile, radius=0)
+    figure.box(w_x, y_y, 2.5 * tile, 2.3 * tile, radius=0)
+    # The tiles of one threadgroup in its second step.
+    figure.box(
+        w_x + tile, w_y + tile, tile, tile, fill=ACCENT, opacity=0.5, stroke=ACCENT, radius=0
+    )
+    figure.box(
+        a_x + tile, y_y + tile, tile, tile, fill=ACCENT_2, opacity=0.5, stroke=ACCENT_2, radius=0
+    )
+    figure.box(w_x + tile, y_y + tile, tile, tile, fill=MUTED, opacity=0.5, radius=0)
+    figure.arrow((a_x + 2 * tile, y_y + 1.5 * tile), (w_x + tile, y_y + 1.5 * tile), color=ACCENT_2)
+    figure.arrow((w_x + 1.5 * tile, w_y + 2 * tile), (w_x + 1.5 * tile, y_y + tile), color=ACCENT)
+    # The tiles of the edge, which are computed whole.
+    for column in range(3):
+        for line in range(3):
+            if column == 2 or line == 2:
+                x, y = w_x + column * tile, y_y + line * tile
+                figure.line(
+                    (x, y), (x + tile, y), (x + tile, y + tile), (x, y + tile), (x, y),
+                    color=MUTED, width=1, dashed=True,
+                )  # fmt: skip
+    figure.text(w_x + 1.5 * tile, y_y + 3 * tile + 12, f"y: M {TIMES} N", size=11)
+    figure.text(
+        w_x + 1.5 * tile, y_y + 3 * tile + 28, "dashed: tiles over the edge", size=10, color=MUTED
+    )
+    # One tile of y, enlarged.
+    big, x0, y0 = 27.0, 238.0, 72.0
+    figure.text(x0 + 2 * big, y0 - 32, "a tile of y", size=12)
+    figure.text(x0 + 2 * big, y0 - 16, f"32 {TIMES} 32", size=11, color=MUTED)
+    for index in range(16):
+        line, column = divmod(index, 4)
+        quarter = line // 2 * 2 + column // 2
+        fill = (ACCENT, ACCENT_2, MUTED, INK)[quarter]
+        figure.box(
+            x0 + big * column, y0 + big * line, big, big, fill=fill, opacity=0.2, stroke=MUTED,
+            radius=0,
+        )  # fmt: skip
+    for quarter in range(4):
+        x, y = x0 + 2 * big * (quarter % 2), y0 + 2 * big * (quarter // 2)
+        figure.box(x, y, 2 * big, 2 * big, fill="none", radius=0)
+        figure.text(x + big, y + 0.5 * big, "SIMD", size=11)
+        figure.text(x + big, y + 1.5 * big, f"group {quarter}", size=11)
+    note = f"small squares: 8 {TIMES} 8"
+    figure.text(x0 + 2 * big, y0 + 4 * big + 16, note, size=11, color=MUTED)
+    # What is shared.
+    figure.box(24, 252, 320, 80, fill="none", radius=8, stroke=MUTED)
+    figure.text(184, 266, "threadgroup memory, 12 KiB of 32", size=11, color=MUTED)
+    for index, (name, note, fill) in enumerate(
+        (
+            ("a_tile", f"vectors {TIMES} k", ACCENT_2),
+            ("w_tile", f"rows of w {TIMES} k", ACCENT),
+            ("y_tile", f"vectors {TIMES} rows", MUTED),
+        )
+    ):
+        x = 36 + 102 * index
+        figure.box(x, 278, 92, 44, fill=fill, opacity=0.3)
+        figure.text(x + 46, 292, name, size=12)
+        figure.text(x + 46, 310, note, size=11)
+    return figure
+
+
+def tile_barriers() -> Figure:
+    """Week 2, day 3: what each barrier of the tiled product protects."""
+    figure = Figure(
+        326,
+        "Three barriers, and what each of them protects",
+        "Time goes down, the four SIMD groups of a threadgroup are four columns. They load tiles "
+        "and wait at barrier 1; multiply and wait at barrier 2; load the tiles of the next step, "
+        "and so on. After the last step they store their sums in y_tile, wait at barrier 3, and "
+        "write to y. The groups do not take equally long for one part. Barrier 1: nobody reads "
+        "a tile before all have written. Barrier 2: nobody writes to the tiles of the next step "
+        "before all have read. Barrier 3: nobody reads y_tile before all have written.",
+    )
+    left, column, height = 36.0, 42.0, 38.0
+    parts = [
+        ("load", ACCENT, (30, 22, 34, 26)),
+        ("multiply", ACCENT_2, (24, 34, 28, 32)),
+        ("load", ACCENT, (34, 28, 22, 30)),
+        ("multiply", ACCENT_2, (30, 26, 34, 24)),
+        ("store", MUTED, (26, 34, 30, 22)),
+        ("write y", INK, (30, 24, 34, 28)),
+    ]
+    notes = {
+        0: ("barrier 1", "the tiles are complete", "before anybody reads them"),
+        1: ("barrier 2", "all have read the tiles", "before anybody overwrites"),
+        2: ("barrier 1", "of the next step", ""),
+        3: ("barrier 2", "of the next step", ""),
+        4: ("barrier 3", "y_tile is complete", "before anybody reads it"),
+    }
+    figure.text(left + 2 * column, 10, "SIMD group", size=11, color=MUTED)
+    for group in range(4):
+        figure.text(left + column * (group + 0.5), 26, str(group), size=11, color=MUTED)
+    figure.arrow((18, 44), (18, 310), color=MUTED)
+    figure.text(18, 34, "time", size=10, color=MUTED)
+    for index, (name, color, lengths) in enumerate(parts):
+        top = 38 + 47 * index
+        for group, length in enumerate(lengths):
+            x = left + column * group
+            figure.box(x + 2, top, column - 4, length, fill=color, opacity=0.3, radius=2)
+            figure.text(x + column / 2, top + 11, name, size=9)
+        if index in notes:
+            y = top + height + 3.5
+            figure.line((left - 6, y), (left + 4 * column + 6, y), width=2.4)
+            title, first, second = notes[index]
+            x = left + 4 * column + 12
+            figure.text(x, y - (8 if first else 0), title, size=11, anchor="start", bold=True)
+            figure.text(x, y + 6, first, size=10, anchor="start")
+            figure.text(x, y + 18, second, size=10, anchor="start")
+    return figure
+
+
+def gpu_roofline() -> Figure:
+    """Week 2, day 3: what bounds the two products on a GPU, by published numbers."""
+    figure = Figure(
+        270,
+        "A roofline from published numbers",
+        "Operations per second against operations per byte, both on logarithmic axes. Up to 39 "
+        "operations per byte the bound rises with the memory's 67 gigabytes per second, and then "
+        "it is flat at 2,600 billion operations per second. The product of one vector has 3.5 "
+        "operations per byte and is bounded at about 240; the one of 128 vectors has 286 and is "
+        "under the flat part.",
+    )
+    peak, bandwidth = 2600.0, 100 / 1.5  # billions per second; as in the chapter's first example
+    left, right, top, bottom = 52.0, 340.0, 24.0, 218.0
+
+    def place(intensity: float, rate: float) -> Point:
+        return (
+            left + (right - left) * math.log10(intensity) / 3,
+            bottom - (bottom - top) * (math.log10(rate) - 1.5) / 2.2,
+        )
+
+    figure.line((left, top - 8), (left, bottom), (right, bottom), color=MUTED)
+    for tick in (1, 10, 100, 1000):
+        x, _ = place(tick, 100)
+        figure.line((x, bottom), (x, bottom + 4), color=MUTED)
+        figure.text(x, bottom + 13, f"{tick:,}", size=10, color=MUTED)
+    for rate in (100, 1000):
+        _, y = place(1, rate)
+        figure.line((left - 4, y), (left, y), color=MUTED)
+        figure.text(left - 8, y, f"{rate:,}", size=10, anchor="end", color=MUTED)
+    figure.text(left - 46, 8, "billion operations/s", size=11, anchor="start", color=MUTED)
+    figure.text((left + right) / 2, bottom + 32, "operations per byte", size=11, color=MUTED)
+    corner = place(peak / bandwidth, peak)
+    figure.line(place(1, bandwidth), corner, place(1000, peak), width=2.4)
+    figure.text(corner[0] + 8, corner[1] - 9, "arithmetic", size=11, anchor="start")
+    figure.text(128, 92, "memory", size=11, anchor="end")
+    figure.line(corner, (corner[0], bottom), color=MUTED, dashed=True)
+    figure.text(corner[0] + 4, bottom - 10, "39", size=11, anchor="start", color=MUTED)
+    for name, intensity, color in (
+        (f"1 {TIMES} 4096 {TIMES} 4096", 3.548, ACCENT),
+        (f"128 {TIMES} 1024 {TIMES} 3072", 285.8, ACCENT_2),
+    ):
+        x, y = place(intensity, min(peak, bandwidth * intensity))
+        figure.line((x, y), (x, bottom), color=color, width=2)
+        figure.circle(x, y, 4, fill=color)
+        figure.text(x, bottom + 48, name, size=11, color=color)
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -1335,6 +1759,15 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "prefill-states": prefill_states,
     "overlapped-chunks": overlapped_chunks,
     "metal-execution": metal_execution,
+    "quantized-packing": quantized_packing,
+    "matvec-lanes": matvec_lanes,
+    "matmul-panel": matmul_panel,
+    "matmul-roofline": matmul_roofline,
+    "coalesced-reads": coalesced_reads,
+    "simdgroup-rows": simdgroup_rows,
+    "matmul-tiles": matmul_tiles,
+    "tile-barriers": tile_barriers,
+    "gpu-roofline": gpu_roofline,
 }
 
 if __name__ == "__main__":

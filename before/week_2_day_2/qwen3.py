@@ -4,7 +4,12 @@ from typing import Any
 
 
 class Qwen3Model:
-    def __init__(self, mlx_model: Any, quantized: bool = False) -> None:
+    def __init__(
+        self,
+        mlx_model: Any,
+        quantized: bool = False,
+        attention: Callable[..., mx.array] = scaled_dot_product_attention_grouped,
+    ) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
 
         Later changes of that model do not change this one.
@@ -14,6 +19,7 @@ class Qwen3Model:
                 dimensions; `dense_weight(layer)` from `tiny_llm_lab.models` gives the weight of
                 one of its linear or embedding layers as a plain array.
             quantized: False until week 2, day 2, which is about it.
+            attention: as in `Qwen3MultiHeadAttention`, for all layers.
         """
         args = mlx_model.args
         inner = mlx_model.model
@@ -41,6 +47,7 @@ class Qwen3Model:
                 w_post_attention_layernorm=layer.post_attention_layernorm.weight,
                 max_seq_len=args.max_position_embeddings,
                 theta=args.rope_theta,
+                attention=attention,
             )
             for layer in inner.layers
         ]

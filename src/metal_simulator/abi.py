@@ -76,6 +76,7 @@ class LaunchStruct(ctypes.Structure):
         ("check", ctypes.c_uint32),
         ("order", ctypes.c_uint64),
         ("timeout", ctypes.c_double),
+        ("stop", ctypes.c_uint32),
         ("findings", ctypes.POINTER(FindingStruct)),
         ("finding_capacity", ctypes.c_uint32),
         ("finding_count", ctypes.c_uint32),

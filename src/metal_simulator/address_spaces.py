@@ -35,6 +35,7 @@ _METAL_SPACES = {
 }
 _SPACE = re.compile("|".join(_METAL_SPACES))
 _VECTOR = re.compile(r"(u?char|u?short|u?int|u?long|half|float)[234]")
+_CLASSES = ("struct", "class", "union", "threadgroup")
 _BEFORE_A_DECLARATION = (";", "{", "}", ":", ")", ">", "]]", "else", "do")
 
 Found = tuple[int, str]  # a line and what is wrong there
@@ -225,6 +226,8 @@ def _declared_by(tokens: list[Token], first: int) -> Iterator[ThreadgroupVariabl
                 after = neighbor(tokens, after, 1)
         if after >= len(tokens):
             return
+        if tokens[after].is_symbol("{") and tokens[neighbor(tokens, name, -1)].text in _CLASSES:
+            return  # a structure that is declared here
         if tokens[after].is_symbol("[", ",", ";", "=", "{"):
             break
         name = after

@@ -45,6 +45,8 @@ _BASE_FLAGS = (
     "-fwrapv",
     "-ffp-contract=off",
     "-fno-finite-loops",
+    # Large private arrays reach the guard page of the fiber's stack, and are reported.
+    *(() if IS_MACOS else ("-fstack-clash-protection",)),
     "-fsigned-char",  # as in Metal; on arm64 Linux a char is unsigned
     "-fdiagnostics-color=never",
     "-Wno-attributes",
@@ -210,7 +212,14 @@ def cache_folder() -> Path:
     """Where libraries are kept; made if it is missing."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metal-simulator"
     folder = Path(os.environ.get("METAL_SIMULATOR_CACHE") or default)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CompileError(
+            f"The Metal simulator cannot write to its cache, {folder}: {error.strerror}. Name "
+            "another folder in METAL_SIMULATOR_CACHE."
+        ) from None
     return folder
 
 
@@ -375,7 +384,12 @@ def compile_kernel(
             (path / "kernel.o").unlink()
 
         _once(folder, make)
-    entry = ctypes.cast(ctypes.CDLL(str(library)).sim_kernel, ctypes.c_void_p).value
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError:  # cut off when the disk was full, for example: the next call builds it again
+        shutil.rmtree(folder)
+        raise
+    entry = ctypes.cast(loaded.sim_kernel, ctypes.c_void_p).value
     assert entry is not None
     _loaded[key] = CompiledKernel(
         library, entry, text, uninitialized_warnings(log.read_text(), text)

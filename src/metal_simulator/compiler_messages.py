@@ -16,6 +16,14 @@ def _own(text: str) -> str:
     text = re.sub(
         r"there are no arguments to (\S+) that depend on .*", r"\1 was not declared", text
     )
+    shared = re.search(r"no matching function for call to 'threadgroup_variable<(\w+)__type>", text)
+    if shared is not None:
+        return (
+            f"{text[: shared.start()]}The size of the threadgroup variable '{shared[1]}' must be a "
+            "constant: use a template argument or a constexpr."
+        )
+    if re.search(r"no matching function for call to 'atomic_\w+\((?!metal::atomic|msl::)", text):
+        text += ". Is the memory atomic? Outputs are with atomic_outputs=True"
     return text.replace("msl::metal::", "").replace("msl::", "").replace("metal::", "")
 
 

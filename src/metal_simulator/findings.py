@@ -45,6 +45,7 @@ FIRST_KINDS = (
     "threadgroup-out-of-bounds",
     "array-out-of-bounds",
     "threadgroup-race",
+    "device-race",
 )
 
 

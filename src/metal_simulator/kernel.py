@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +12,7 @@ from .build import MATH_MODES, CompiledKernel, compile_kernel
 from .findings import CompileError
 from .launch import Buffer, launch
 from .refusals import find_refusals
+from .rewriter import unclosed_bracket
 from .signature import (
     SUFFIXES,
     Template,
@@ -21,7 +22,7 @@ from .signature import (
     suffixes_used,
     template_text,
 )
-from .sources import split_sections
+from .sources import lines_by_file, locate, split_sections
 from .watch import Settings, current_settings
 
 
@@ -69,8 +70,19 @@ class metal_kernel:
         Raises:
             ValueError: no output, a name that is none, or an unknown option.
         """
+        for what, names in (("input_names", input_names), ("output_names", output_names)):
+            if isinstance(names, str) or not all(isinstance(n, str) for n in names):
+                raise TypeError(f"[metal_kernel] {what} is {names!r}: it must be a list of names.")
+        for what, text in (("source", source), ("header", header)):
+            if not isinstance(text, str):
+                raise TypeError(f"[metal_kernel] {what} is {text!r}: it must be a text.")
         if not output_names:
             raise ValueError("[metal_kernel] Must specify at least one output.")
+        names = [*input_names, *output_names]
+        if len(set(names)) < len(names):
+            raise ValueError(f"[metal_kernel] A name stands twice in {names}.")
+        if isinstance(allow, str):
+            raise TypeError(f"[metal_kernel] allow is {allow!r}: it must be a list of kinds.")
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ValueError(f"[metal_kernel] The name {name!r} is not a C identifier.")
         options = dict(compile_options or {})
@@ -131,32 +143,53 @@ class metal_kernel:
                     f"[metal_kernel] Expected `{what}` to have size {len(names)} but got size "
                     f"{len(given)}."
                 )
-        arrays = [_as_array(x) for x in inputs]
-        if self.ensure_row_contiguous:
-            arrays = [mx.contiguous(x) for x in arrays]
-        settings = current_settings(self.settings)
-        compiled = self._compile(arrays, output_dtypes, list(template or []), settings, verbose)
-        buffers = [
-            buffer
-            for name, array in zip(self.input_names, arrays, strict=True)
-            for buffer in self._input_buffers(name, array)
-        ]
-        outputs = [
-            make_output(shape, dtype, init_value)
-            for shape, dtype in zip(output_shapes, output_dtypes, strict=True)
-        ]
-        buffers += [
-            Buffer(name, values, True, init_value is not None)
-            for name, values in zip(self.output_names, outputs, strict=True)
-        ]
-        launch(compiled, self.name, buffers, grid, threadgroup, settings)
-        return [
-            from_numpy(values, dtype) for values, dtype in zip(outputs, output_dtypes, strict=True)
-        ]
+        for dtype in output_dtypes:
+            if not isinstance(dtype, mx.Dtype):
+                raise TypeError(
+                    f"[metal_kernel] output_dtypes has {dtype!r}: it takes MLX's, such as "
+                    "mx.float32."
+                )
+        for name, value in template or []:
+            if not isinstance(value, bool | int | mx.Dtype):
+                raise TypeError(
+                    f"[metal_kernel] The template argument {name!r} is {value!r}: it must be an "
+                    "MLX dtype, an int or a bool."
+                )
+
+        @mx.custom_function
+        def run(*arrays: mx.array) -> list[mx.array]:
+            if self.ensure_row_contiguous:
+                arrays = tuple(mx.contiguous(x) for x in arrays)
+            settings = current_settings(self.settings)
+            compiled = self._compile(arrays, output_dtypes, list(template or []), settings, verbose)
+            buffers = [
+                buffer
+                for name, array in zip(self.input_names, arrays, strict=True)
+                for buffer in self._input_buffers(name, array)
+            ]
+            outputs = [
+                make_output(shape, dtype, init_value)
+                for shape, dtype in zip(output_shapes, output_dtypes, strict=True)
+            ]
+            buffers += [
+                Buffer(name, values, True, init_value is not None)
+                for name, values in zip(self.output_names, outputs, strict=True)
+            ]
+            launch(compiled, self.name, buffers, grid, threadgroup, settings)
+            return [from_numpy(o, dtype) for o, dtype in zip(outputs, output_dtypes, strict=True)]
+
+        @run.vjp
+        def no_gradient(*_: object) -> None:
+            raise RuntimeError(
+                f"The kernel {self.name!r} has no gradient: give it one by mx.custom_function."
+            )
+
+        outputs: Any = run(*map(_as_array, inputs))
+        return outputs
 
     def _compile(
         self,
-        arrays: list[mx.array],
+        arrays: Sequence[mx.array],
         output_dtypes: Sequence[mx.Dtype],
         template: Template,
         settings: Settings,
@@ -184,13 +217,13 @@ class metal_kernel:
         )
 
         def refuse() -> None:
-            sections = split_sections(text)
-            refusals = find_refusals(self.name, sections, template=arguments)
-            if refusals:
-                first = refusals[0]
-                lines = dict(sections).get(first.file, "").split("\n")
-                quoted = lines[first.line - 1].strip() if first.line <= len(lines) else ""
-                raise CompileError(f"{first.file}:{first.line}: {first.message}\n    {quoted}")
+            for part, body in (("header", self.header), ("source", self.source)):
+                unclosed = unclosed_bracket(body)
+                if unclosed is not None:
+                    file, line = locate(f'#line 1 "{self.name} [{part}]"\n{body}', unclosed[0] + 1)
+                    _refuse(text, file, line, f"This '{unclosed[1]}' has no partner.")
+            for refusal in find_refusals(self.name, split_sections(text), template=arguments):
+                _refuse(text, refusal.file, refusal.line, refusal.message)
 
         return compile_kernel(
             self.name,
@@ -217,10 +250,19 @@ class metal_kernel:
         return buffers + [Buffer(name + s, facts[s]) for s in SUFFIXES if s in used]
 
 
+def _refuse(text: str, file: str, line: int, message: str) -> NoReturn:
+    """Raise an error at a line of the kernel's text, with that line."""
+    lines = lines_by_file(text).get(file, [])
+    quoted = f"\n    {lines[line - 1].strip()}" if line <= len(lines) else ""
+    raise CompileError(f"{file}:{line}: {message}{quoted}")
+
+
 def _as_array(value: mx.array | float) -> mx.array:
     """A number as MLX takes it: bool, int32 or float32."""
     if isinstance(value, mx.array):
         return value
+    if not isinstance(value, bool | int | float):
+        raise TypeError(f"[metal_kernel] An input is {value!r}: it must be an array or a number.")
     kind = (
         mx.bool_ if isinstance(value, bool) else mx.int32 if isinstance(value, int) else mx.float32
     )

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,18 +39,37 @@ def check_sizes(grid: Sequence[int], threadgroup: Sequence[int]) -> tuple[Positi
         ValueError: a size is not three positive numbers, or a threadgroup has too many threads.
     """
     for name, size in (("grid", grid), ("threadgroup", threadgroup)):
-        if len(size) != 3 or any(n < 1 for n in size):
+        given = size if isinstance(size, Sequence) else (size,)
+        if len(given) != 3 or not all(isinstance(n, int) and n > 0 for n in given):
             raise ValueError(
-                f"[metal_kernel] {name} is {tuple(size)}: it must be three positive numbers, the "
+                f"[metal_kernel] {name} is {tuple(given)}: it must be three positive numbers, the "
                 "threads along x, y and z."
             )
-    x, y, z = (min(t, g) for t, g in zip(threadgroup, grid, strict=True))
+    x, y, z = threadgroup
     if x * y * z > MOST_THREADS:
         raise ValueError(
             f"[metal_kernel] A threadgroup of {x} x {y} x {z} has {x * y * z} threads: Metal takes "
             f"at most {MOST_THREADS}."
         )
-    return (grid[0], grid[1], grid[2]), (x, y, z)
+    threads = grid[0], grid[1], grid[2]
+    return threads, (min(x, threads[0]), min(y, threads[1]), min(z, threads[2]))
+
+
+def _run_until_interrupted(run: LaunchStruct) -> int:
+    """Run in a thread of its own, so that Ctrl-C reaches this one and ends the launch."""
+    results: list[int] = []
+    worker = threading.Thread(
+        target=lambda: results.append(runtime().sim_run(ctypes.byref(run))), daemon=True
+    )
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)  # a join without a limit may not notice Ctrl-C
+    except BaseException:
+        run.stop = 1
+        worker.join()
+        raise
+    return results[0]
 
 
 def launch(
@@ -95,7 +115,7 @@ def launch(
         findings=found,
         finding_capacity=MOST_FINDINGS,
     )
-    failed = runtime().sim_run(ctypes.byref(run))
+    failed = _run_until_interrupted(run)
     if failed:
         raise OSError(failed, os.strerror(failed), "the Metal simulator's runtime")
     findings = Reporter(kernel, name).report(found[: run.finding_count])

@@ -69,12 +69,11 @@ class Reporter:
         element = f"element {f.element} of {variable!r}"
         other = self._other(f)
         if kind in ("device-out-of-bounds", "threadgroup-out-of-bounds"):
-            what = "threadgroup variable " if kind.startswith("threadgroup") else ""
+            what = "the threadgroup variable " if kind.startswith("threadgroup") else ""
+            wrapped = " An unsigned index below zero wraps around." if f.element >= 2**31 else ""
             return (
-                f"A thread {act} element {f.element} of the {what}{variable!r}, which has "
-                f"{f.elements} elements."
-                if what
-                else f"A thread {act} {element}, which has {f.elements} elements."
+                f"A thread {act} element {f.element} of {what}{variable!r}, which has "
+                f"{f.elements} elements.{wrapped}"
             )
         if kind == "array-out-of-bounds":
             return f"Index {f.value} is outside of an array of type {f.detail.decode()}."
@@ -89,12 +88,18 @@ class Reporter:
         if kind == "threadgroup-race":
             return (
                 f"A thread {act} {element}, a threadgroup variable, which {other} has {earlier} "
-                "with no barrier between the two: on a GPU either may come first."
+                "with no barrier between the two that orders threadgroup memory "
+                "(mem_flags::mem_threadgroup): on a GPU either may come first."
             )
         if kind == "device-race":
+            orders = (
+                "and no barrier between the two orders device memory (mem_flags::mem_device)"
+                if _position(f.who.threadgroup) == _position(f.other_who.threadgroup)
+                else "and nothing orders threadgroups of one launch"
+            )
             return (
-                f"A thread {act} {element}, which {other} has {earlier}, and nothing orders the "
-                "two: on a GPU either may come first."
+                f"A thread {act} {element}, which {other} has {earlier}, {orders}: on a GPU either "
+                "may come first."
             )
         if kind == "redundant-write":
             return f"A thread writes {element}, which {other} has written with the same value."
@@ -102,7 +107,8 @@ class Reporter:
             if f.detail.decode() == "returned":
                 return (
                     f"{f.value} of {f.elements} threads wait at this barrier, and the others have "
-                    "returned: all threads of a threadgroup must reach a barrier, or none."
+                    "finished the kernel without it: all threads of a threadgroup must reach a "
+                    "barrier, or none."
                 )
             there = self._place(f.other_place)
             return (
@@ -112,7 +118,7 @@ class Reporter:
             )
         if kind in ("divergent-simdgroup-barrier", "divergent-simd-operation"):
             what = variable or "this operation"
-            absent = f.detail.decode().replace("returned", "has returned")
+            absent = f.detail.decode().replace("returned", "has finished the kernel")
             return (
                 f"Only {f.lanes.bit_count()} of {f.elements} lanes of a SIMD group take part in "
                 f"{what}: {self._other(f)} {absent}."

@@ -230,7 +230,7 @@ def _share(tokens: list[Token], place: int) -> int:
         raise RewriteError(
             tokens[place].line,
             f"This `threadgroup` declaration is not understood near {tokens[name].text!r}: "
-            "write `threadgroup TYPE name[SIZE];`.",
+            "write `threadgroup TYPE name[SIZE];`, and declare a structure before it.",
         )
     names, end = _declarators(tokens, name)
     tokens[place].text = "typedef"
@@ -285,3 +285,20 @@ def _declarators(tokens: list[Token], place: int) -> tuple[list[str], int]:
         if not tokens[place].is_symbol(","):
             return names, place
         place = neighbor(tokens, place, 1)
+
+
+def unclosed_bracket(source: str) -> tuple[int, str] | None:
+    """The line and the symbol of a bracket without its partner, None if all have one."""
+    partners = {")": "(", "]": "[", "}": "{"}
+    open_ones: list[tuple[int, str]] = []
+    for token in tokenize(source):
+        for symbol in token.text if token.is_symbol("[[", "]]") else (token.text,):
+            if token.kind != "symbol":
+                continue
+            if symbol in partners.values():
+                open_ones.append((token.line, symbol))
+            elif symbol in partners:
+                if not open_ones or open_ones[-1][1] != partners[symbol]:
+                    return open_ones[-1] if open_ones else (token.line, symbol)
+                open_ones.pop()
+    return open_ones[-1] if open_ones else None

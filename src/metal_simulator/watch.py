@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
-from .findings import Finding
+from .findings import KINDS, WARNING_KINDS, Finding
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,17 @@ class Settings:
     order: int = 0
     timeout: float = 20.0
     allow: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would silently do nothing."""
+        if not isinstance(self.order, int) or self.order < 0:
+            raise ValueError(f"order is {self.order}: it must be 0, 1 or a positive seed.")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout}: it must be a positive number of seconds.")
+        unknown = sorted(self.allow - set(KINDS) - WARNING_KINDS)
+        if unknown:
+            known = ", ".join(sorted({*KINDS, *WARNING_KINDS}))
+            raise ValueError(f"allow has {unknown[0]!r}, which is no kind of finding: {known}.")
 
 
 @dataclass(frozen=True)

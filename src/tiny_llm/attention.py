@@ -1,10 +1,10 @@
-"""Scaled dot-product attention: plain, multi-head, and grouped-query."""
+"""Scaled dot-product attention: plain, multi-head, grouped-query, and with an online softmax."""
 
 import math
 
 import mlx.core as mx
 
-from tiny_llm_lab.kernels import load_metal_kernel
+from tiny_llm_lab.kernels import load_extension, load_metal_kernel
 
 from .basics import linear, softmax
 
@@ -160,6 +160,76 @@ def chunked_attention_mask(
         ValueError: a number is out of range.
     """
     raise NotImplementedError("Week 2 Day 7, Task 6: The mask of a chunk")
+
+
+def attention_in_blocks(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    block_size: int,
+    scale: float | None = None,
+    mask: mx.array | None = None,
+) -> mx.array:
+    """`scaled_dot_product_attention_simple` with an online softmax: the keys come in blocks.
+
+    There are never more than `L x block_size` scores at a time.
+
+    Args:
+        query: `... x L x D`.
+        key: `... x S x D`, same leading axes as `query`.
+        value: `... x S x D_v`, same leading axes as `query`.
+        block_size: the number of keys in a block, at least 1; the last block may have fewer.
+        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
+        mask: added to the scaled scores; broadcastable to `... x L x S`.
+
+    Returns:
+        `... x L x D_v`, dtype of `query`; everything between is in float32. A query whose scores
+        are all `-inf` gets 0.
+
+    Raises:
+        ValueError: `block_size` is below 1.
+
+    Source: Milakov and Gimelshein, "Online normalizer calculation for softmax",
+    https://arxiv.org/abs/1805.02867, section 3; Dao et al., "FlashAttention: Fast and
+    Memory-Efficient Exact Attention with IO-Awareness", https://arxiv.org/abs/2205.14135,
+    section 3.1.
+    """
+    raise NotImplementedError("Week 2 Day 4, Task 1: The online softmax")
+
+
+def flash_attention(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> mx.array:
+    """`scaled_dot_product_attention_grouped` by the kernels in `cpp`, with an online softmax.
+
+    No score leaves the processor's cache: the memory needed does not grow with `S`.
+
+    Args:
+        query: `B x H_q x L x D`, float32, float16 or bfloat16; `D` is 32, 64 or 128.
+        key: `B x H_kv x S x D`, dtype of `query`.
+        value: `B x H_kv x S x D`, dtype of `query`.
+        scale: what the scores are multiplied by, 0 included; `1 / sqrt(D)` if None.
+        mask: None; an array in one of these dtypes, added to the scaled scores, broadcastable to
+            `B x H_q x L x S`; or `"causal"` for `causal_mask(L, S)`.
+
+    Returns:
+        `B x H_q x L x D`, dtype of `query`; everything between is in float32. A query whose scores
+        are all `-inf` gets 0.
+
+    Raises:
+        ValueError: a shape or a dtype is another; `H_q` is not a multiple of `H_kv`; `mask` is a
+            string other than `"causal"`, or `"causal"` with fewer keys than queries.
+        BuildError: the kernels do not compile.
+
+    Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
+    IO-Awareness", https://arxiv.org/abs/2205.14135; Dao, "FlashAttention-2: Faster Attention with
+    Better Parallelism and Work Partitioning", https://arxiv.org/abs/2307.08691.
+    """
+    raise NotImplementedError("Week 2 Day 4, Task 2: Many queries, for prefill")
 
 
 def flash_attention_metal(

@@ -3,7 +3,7 @@
 Source: Yang et al., "Qwen3 Technical Report", https://arxiv.org/abs/2505.09388, section 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -73,6 +73,7 @@ class Qwen3MultiHeadAttention:
         max_seq_len: int = 32768,
         theta: float = 1000000,
         rms_norm_eps: float = 1e-6,
+        attention: Callable[..., mx.array] = scaled_dot_product_attention_grouped,
     ) -> None:
         """Keep the weights.
 
@@ -90,6 +91,8 @@ class Qwen3MultiHeadAttention:
             max_seq_len: the number of positions RoPE is prepared for.
             theta: the base of RoPE's frequencies. Qwen3 has the pairs half a head apart.
             rms_norm_eps: the epsilon of both norms.
+            attention: the function that attends, with the arguments of
+                `scaled_dot_product_attention_grouped`; week 2, day 4 hands in a faster one.
 
         Raises:
             ValueError: `num_heads` is not a multiple of `num_kv_heads`.
@@ -146,6 +149,7 @@ class Qwen3TransformerBlock:
         w_post_attention_layernorm: mx.array,
         max_seq_len: int = 32768,
         theta: float = 1000000,
+        attention: Callable[..., mx.array] = scaled_dot_product_attention_grouped,
     ) -> None:
         """Build the four parts from their weights.
 
@@ -160,7 +164,7 @@ class Qwen3TransformerBlock:
             w_gate, w_up, w_down: as in `Qwen3MLP`.
             w_input_layernorm: weight of the norm before the attention, `E`.
             w_post_attention_layernorm: weight of the norm before the MLP, `E`.
-            max_seq_len, theta: as in `Qwen3MultiHeadAttention`.
+            max_seq_len, theta, attention: as in `Qwen3MultiHeadAttention`.
         """
         raise NotImplementedError("Week 1 Day 5, Task 3: The transformer block")
 
@@ -189,7 +193,12 @@ class Qwen3TransformerBlock:
 class Qwen3Model:
     """The whole model: embedding, layers, final norm, output head."""
 
-    def __init__(self, mlx_model: Any, quantized: bool = False) -> None:
+    def __init__(
+        self,
+        mlx_model: Any,
+        quantized: bool = False,
+        attention: Callable[..., mx.array] = scaled_dot_product_attention_grouped,
+    ) -> None:
         """Take the weights over from a model that `mlx_lm` has loaded.
 
         Later changes of that model do not change this one.
@@ -199,6 +208,7 @@ class Qwen3Model:
                 dimensions; `dense_weight(layer)` from `tiny_llm_lab.models` gives the weight of
                 one of its linear or embedding layers as a plain array.
             quantized: False until week 2, day 2, which is about it.
+            attention: as in `Qwen3MultiHeadAttention`, for all layers.
         """
         raise NotImplementedError("Week 1 Day 5, Task 4: The whole model")
 

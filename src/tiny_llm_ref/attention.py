@@ -1,10 +1,10 @@
-"""Scaled dot-product attention: plain, multi-head, and grouped-query."""
+"""Scaled dot-product attention: plain, multi-head, grouped-query, and with an online softmax."""
 
 import math
 
 import mlx.core as mx
 
-from tiny_llm_lab.kernels import load_metal_kernel
+from tiny_llm_lab.kernels import load_extension, load_metal_kernel
 
 from .basics import linear, softmax
 
@@ -219,6 +219,107 @@ def chunked_attention_mask(
     positions = mx.arange(chunk_start, chunk_start + chunk_size)[:, None]
     allowed = mx.arange(total_length)[None, :] <= positions
     return mx.where(allowed, mx.array(0, dtype), mx.array(-mx.inf, dtype))
+
+
+def attention_in_blocks(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    block_size: int,
+    scale: float | None = None,
+    mask: mx.array | None = None,
+) -> mx.array:
+    """`scaled_dot_product_attention_simple` with an online softmax: the keys come in blocks.
+
+    There are never more than `L x block_size` scores at a time.
+
+    Args:
+        query: `... x L x D`.
+        key: `... x S x D`, same leading axes as `query`.
+        value: `... x S x D_v`, same leading axes as `query`.
+        block_size: the number of keys in a block, at least 1; the last block may have fewer.
+        scale: what the scores are multiplied by; `1 / sqrt(D)` if None.
+        mask: added to the scaled scores; broadcastable to `... x L x S`.
+
+    Returns:
+        `... x L x D_v`, dtype of `query`; everything between is in float32. A query whose scores
+        are all `-inf` gets 0.
+
+    Raises:
+        ValueError: `block_size` is below 1.
+
+    Source: Milakov and Gimelshein, "Online normalizer calculation for softmax",
+    https://arxiv.org/abs/1805.02867, section 3; Dao et al., "FlashAttention: Fast and
+    Memory-Efficient Exact Attention with IO-Awareness", https://arxiv.org/abs/2205.14135,
+    section 3.1.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1, not {block_size}")
+    L, S = query.shape[-2], key.shape[-2]
+    if scale is None:
+        scale = 1.0 / math.sqrt(query.shape[-1])
+    scaled = query.astype(mx.float32) * scale
+    if mask is not None:
+        mask = mx.broadcast_to(mask, (*query.shape[:-2], L, S))
+    maximum = mx.full((*query.shape[:-1], 1), -mx.inf)
+    total = mx.zeros_like(maximum)
+    output = mx.zeros((*query.shape[:-1], value.shape[-1]))
+    for start in range(0, S, block_size):
+        block = slice(start, start + block_size)
+        scores = scaled @ key[..., block, :].astype(mx.float32).swapaxes(-2, -1)
+        if mask is not None:
+            scores = scores + mask[..., block]
+        new_maximum = mx.maximum(maximum, scores.max(axis=-1, keepdims=True))
+        # As long as a query has seen no key, any number does: inf - inf would be NaN.
+        shift = mx.where(new_maximum == -mx.inf, 0, new_maximum)
+        weights = mx.exp(scores - shift)
+        correction = mx.exp(maximum - shift)
+        total = correction * total + weights.sum(axis=-1, keepdims=True)
+        output = correction * output + weights @ value[..., block, :].astype(mx.float32)
+        maximum = new_maximum
+    return mx.where(total == 0, 0, output / total).astype(query.dtype)
+
+
+def flash_attention(
+    query: mx.array,
+    key: mx.array,
+    value: mx.array,
+    scale: float | None = None,
+    mask: mx.array | str | None = None,
+) -> mx.array:
+    """`scaled_dot_product_attention_grouped` by the kernels in `cpp`, with an online softmax.
+
+    No score leaves the processor's cache: the memory needed does not grow with `S`.
+
+    Args:
+        query: `B x H_q x L x D`, float32, float16 or bfloat16; `D` is 32, 64 or 128.
+        key: `B x H_kv x S x D`, dtype of `query`.
+        value: `B x H_kv x S x D`, dtype of `query`.
+        scale: what the scores are multiplied by, 0 included; `1 / sqrt(D)` if None.
+        mask: None; an array in one of these dtypes, added to the scaled scores, broadcastable to
+            `B x H_q x L x S`; or `"causal"` for `causal_mask(L, S)`.
+
+    Returns:
+        `B x H_q x L x D`, dtype of `query`; everything between is in float32. A query whose scores
+        are all `-inf` gets 0.
+
+    Raises:
+        ValueError: a shape or a dtype is another; `H_q` is not a multiple of `H_kv`; `mask` is a
+            string other than `"causal"`, or `"causal"` with fewer keys than queries.
+        BuildError: the kernels do not compile.
+
+    Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
+    IO-Awareness", https://arxiv.org/abs/2205.14135; Dao, "FlashAttention-2: Faster Attention with
+    Better Parallelism and Work Partitioning", https://arxiv.org/abs/2307.08691.
+    """
+    if isinstance(mask, str) and mask != "causal":
+        raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
+    causal = isinstance(mask, str)
+    kernels = load_extension(__package__ or "")
+    output: mx.array = kernels.flash_attention(
+        query, key, value, scale, None if causal else mask, causal
+    )
+    return output
 
 
 def flash_attention_metal(

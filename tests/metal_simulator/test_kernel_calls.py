@@ -137,6 +137,8 @@ def test_verbose_prints_the_kernel(capsys):
         ({"output_dtypes": [mx.int8, mx.int8]}, "`output_dtypes` to have size 1 but got size 2"),
         ({"grid": (0, 1, 1)}, r"grid is \(0, 1, 1\): it must be three positive numbers"),
         ({"threadgroup": (8, 1)}, r"threadgroup is \(8, 1\): it must be three positive numbers"),
+        ({"grid": 8}, r"grid is \(8,\): it must be three positive numbers"),
+        ({"grid": (4, 1, 1), "threadgroup": (2048, 1, 1)}, "2048 x 1 x 1 has 2048 threads"),
         (
             {"grid": (64, 64, 1), "threadgroup": (64, 32, 1)},
             "64 x 32 x 1 has 2048 threads: Metal takes at most 1024",
@@ -178,6 +180,9 @@ def test_wrong_definitions_are_refused_in_one_sentence(change, message):
         ("\n\nout[0] = inp[0].x;", 3, "request for member 'x'"),
         ("float x = 1;\nthreadgroup float t[2] = {1, 2};", 2, "an initializer"),
         ("out[0] = exp(1.0f, 2.0f);", 1, "exp"),
+        ("uint i = 0;\nif (i < 3) {\n    out[i] = 1;\n", 2, "'{' has no partner"),
+        ("threadgroup float s[threads_per_threadgroup.x];", 1, "'s' must be a constant"),
+        ("\natomic_fetch_add_explicit(&out[0], 1, memory_order_relaxed);", 2, "atomic_outputs"),
     ],
 )
 def test_a_compile_error_names_the_line_of_the_author(source, line, fragment):
@@ -284,6 +289,86 @@ def test_a_gradient_by_custom_function():
 
     x = mx.arange(8, dtype=mx.float32)
     assert mx.array_equal(mx.grad(lambda x: square(x).sum())(x), 2 * x)
+
+
+def test_a_gradient_is_refused_and_not_zero():
+    kernel = metal_kernel("copy", ["inp"], ["out"], COPY)
+    with pytest.raises(RuntimeError, match=r"'copy' has no gradient: .* by mx\.custom_function"):
+        mx.grad(lambda x: run(kernel, x).sum())(mx.zeros(8))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": [None]}, "An input is None: it must be an array or a number"),
+        ({"output_dtypes": ["float32"]}, "output_dtypes has 'float32': it takes MLX's"),
+        ({"template": [("T", "float")]}, "template argument 'T' is 'float': it must be"),
+    ],
+)
+def test_wrong_types_are_refused_in_one_sentence(change, message):
+    call = {
+        "inputs": [mx.zeros(8)],
+        "grid": (8, 1, 1),
+        "threadgroup": (8, 1, 1),
+        "output_shapes": [(8,)],
+        "output_dtypes": [mx.float32],
+    }
+    with pytest.raises(TypeError, match=message):
+        metal_kernel("copy", ["inp"], ["out"], COPY)(**(call | change))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"order": -1}, "order is -1: it must be"),
+        ({"timeout": 0}, "timeout is 0: it must be"),
+        ({"allow": ["thredgroup-race"]}, "'thredgroup-race', which is no kind of finding"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        metal_kernel("copy", ["inp"], ["out"], COPY, **settings)
+    with pytest.raises(ValueError, match=message), watch(**settings):
+        run(metal_kernel("copy", ["inp"], ["out"], COPY), mx.zeros(8))
+
+
+def test_an_unsigned_index_below_zero_names_its_buffer():
+    source = "uint i = thread_position_in_grid.x;\nout[i] = inp[i - 1];"
+    with pytest.raises(KernelError, match="below zero wraps around") as error:
+        run(metal_kernel("shifted", ["inp"], ["out"], source), mx.zeros(8))
+    (finding,) = error.value.findings
+    assert (finding.kind, finding.variable) == ("device-out-of-bounds", "inp")
+    assert (finding.element, finding.line) == (2**32 - 1, 2)
+
+
+def test_a_large_private_array_overflows_the_stack():
+    source = "float s[1000000];\ns[inp[0]] = 1;\nout[0] = s[inp[1]];"
+    with pytest.raises(KernelError) as error:
+        run(metal_kernel("large", ["inp"], ["out"], source), mx.zeros(8, mx.int32))
+    assert error.value.findings[0].kind == "stack-overflow"
+
+
+def test_a_fence_compiles():
+    source = COPY + "atomic_thread_fence(mem_flags::mem_device, memory_order_seq_cst);"
+    assert run(metal_kernel("fence", ["inp"], ["out"], source), mx.ones(8)).tolist() == [1] * 8
+
+
+def test_ctrl_c_ends_an_endless_kernel():
+    program = """
+import _thread, threading, time, mlx.core as mx
+from metal_simulator import metal_kernel
+kernel = metal_kernel("endless", ["inp"], ["out"], "while (inp[0] == 0) {} out[0] = 1;", timeout=60)
+call = dict(grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(1,)], output_dtypes=[mx.int32])
+threading.Timer(1, _thread.interrupt_main).start()
+try:
+    for _ in range(3):  # the first one may be interrupted while it is compiled
+        kernel(inputs=[mx.zeros(8)], **call)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.stdout == "interrupted\n", done.stderr
 
 
 def test_a_second_process_takes_the_kernel_from_the_cache():

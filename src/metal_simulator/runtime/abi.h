@@ -95,6 +95,7 @@ struct sim_launch {
   uint32_t check;
   uint64_t order;  // 0: threads in ascending order, 1: descending, else the seed of a random order
   double timeout;  // seconds
+  volatile uint32_t stop;  // set it from another thread to end the launch
   sim_finding* findings;
   uint32_t finding_capacity;
   // Results.

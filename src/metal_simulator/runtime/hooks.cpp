@@ -16,6 +16,13 @@ __attribute__((noinline)) void check_other_access(Worker& worker, uintptr_t addr
   for (const Buffer& buffer : worker.launch->memory.buffers())
     if (buffer.in_zone(address))
       return report_device_overrun(worker, buffer, address, bytes, write, place);
+  // An unsigned index below zero: 2^32 elements behind what was meant.
+  for (const Buffer& buffer : worker.launch->memory.buffers()) {
+    const uintptr_t wrapped = address - (uint64_t{buffer.element_bytes} << 32);
+    const uintptr_t base = reinterpret_cast<uintptr_t>(buffer.base);
+    if (base - wrapped < uint64_t{buffer.element_bytes} << 20)
+      return report_device_overrun(worker, buffer, address, bytes, write, place);
+  }
   // Constants and static data, and what the runtime itself hands to the kernel.
   if (worker.launch->in_library(address)) return;
   const uintptr_t fibers = reinterpret_cast<uintptr_t>(worker.fibers.data());
@@ -74,6 +81,9 @@ inline __attribute__((always_inline)) void check(const void* pointer, uint64_t b
 
 }  // namespace
 }  // namespace sim
+
+// Nothing: the order of device memory between threadgroups is not modelled.
+extern "C" void __tsan_atomic_thread_fence(int) {}
 
 #define CHECK(pointer, bytes, kind) \
   sim::check(pointer, bytes, kind, __builtin_return_address(0))

@@ -165,7 +165,8 @@ static int run_workers(Launch& launch, uint32_t count) {
   std::unique_lock<std::mutex> lock(mutex);
   std::chrono::milliseconds patience(50);
   while (!finished.wait_for(lock, patience, [&] { return running == 0; })) {
-    if (std::chrono::steady_clock::now() < deadline && !launch.findings.stopped()) continue;
+    const bool in_time = std::chrono::steady_clock::now() < deadline && !launch.request.stop;
+    if (in_time && !launch.findings.stopped()) continue;
     patience = std::chrono::milliseconds(2);
     for (uint32_t i = 0; i < threads.size(); i++)
       if (!done[i]) interrupt(threads[i].native_handle());

@@ -40,6 +40,17 @@ inline void store(void* address, Vector vector) {
   std::memcpy(address, &vector, sizeof vector);
 }
 
+/// `load`, into a register. Where a vector has several uses, GCC for AMD's processors may read it
+/// from memory for each of them, and a loop that has few other loads is bound by these.
+template <typename Vector>
+inline Vector load_once(const void* address) {
+  Vector vector = load<Vector>(address);
+#ifdef __AVX__
+  if constexpr (sizeof(Vector) <= 32) asm("" : "+x"(vector));  // no instruction, but a register
+#endif
+  return vector;
+}
+
 /// Integers below 2^31 as floats. (Signed ones convert in one instruction, unsigned ones do not.)
 template <int n>
 inline Floats<n> to_floats(Words<n> words) {
@@ -49,9 +60,13 @@ inline Floats<n> to_floats(Words<n> words) {
 /// The sum of the elements.
 template <int n>
 inline float sum(Floats<n> vector) {
-  float total = 0;
-  for (int i = 0; i < n; i++) total += vector[i];
-  return total;
+  if constexpr (n == 1) {
+    return vector[0];
+  } else {  // half of the additions at a time
+    Floats<n / 2> halves[2];
+    std::memcpy(halves, &vector, sizeof vector);
+    return sum<n / 2>(halves[0] + halves[1]);
+  }
 }
 
 template <typename T>
