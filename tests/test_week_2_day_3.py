@@ -320,20 +320,21 @@ def test_task_3_by_device(M: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`quantized_matmul` asks `uses_metal()`, at each call, unless there is no kernel for it."""
     w = quantized(64, 128, seed=340)
     for on_metal in (True, False, True):
-        multiplied = set_device(monkeypatch, on_metal)
-        for transpose_b in (True, False):
-            a = normal(M, 128 if transpose_b else 64, seed=341)
-            result = quantize.quantized_matmul(
-                w.scales, w.biases, 64, 4, a, w.weight, transpose_b=transpose_b
-            )
-            matrix, magnitude = (x.T if transpose_b else x for x in (w.matrix, w.magnitude))
-            assert_close(
-                result,
-                float64(a) @ matrix,
-                what=f"quantized_matmul(..., transpose_b={transpose_b}), uses_metal() {on_metal}",
-                reduction=a.shape[-1],
-                magnitude=np.abs(float64(a)) @ magnitude,
-            )
+        with monkeypatch.context() as patch:
+            multiplied = set_device(patch, on_metal)
+            for transpose_b in (True, False):
+                a = normal(M, 128 if transpose_b else 64, seed=341)
+                result = quantize.quantized_matmul(
+                    w.scales, w.biases, 64, 4, a, w.weight, transpose_b=transpose_b
+                )
+                matrix, magnitude = (x.T if transpose_b else x for x in (w.matrix, w.magnitude))
+                assert_close(
+                    result,
+                    float64(a) @ matrix,
+                    what=f"quantized_matmul(transpose_b={transpose_b}), uses_metal() is {on_metal}",
+                    reduction=a.shape[-1],
+                    magnitude=np.abs(float64(a)) @ magnitude,
+                )
         check(
             len(multiplied) == on_metal,
             f"quantized_matmul must call quantized_matmul_metal if uses_metal() and transpose_b.\n"

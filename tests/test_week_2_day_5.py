@@ -13,8 +13,9 @@ import pytest
 import oracles
 from inputs import cases, float64, halves, normal
 from metal import ORDERS, in_orders
-from solution import attention
-from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly, dtype_name
+from oracle_models import random_model
+from solution import attention, qwen3
+from tiny_llm_lab.course.checks import assert_close, assert_raises_clearly, check, dtype_name
 
 Arrays = tuple[mx.array, mx.array, mx.array]
 
@@ -340,4 +341,72 @@ def test_task_2_agrees_with_mlx(mask: str | None) -> None:
         expected,
         what=f"flash_attention_metal against mx.fast.scaled_dot_product_attention, mask {mask!r}",
         dtype=mx.float16,
+    )
+
+
+# --- Task 3: by device -----------------------------------------------------------------------
+
+
+def set_device(monkeypatch: pytest.MonkeyPatch, on_metal: bool) -> list[mx.array]:
+    """Let `uses_metal()` say this, and note the queries that `flash_attention_metal` gets."""
+    queries: list[mx.array] = []
+    original = attention.flash_attention_metal
+
+    def noted(
+        query: mx.array,
+        key: mx.array,
+        value: mx.array,
+        scale: float | None = None,
+        mask: mx.array | str | None = None,
+    ) -> mx.array:
+        queries.append(query)
+        return original(query, key, value, scale, mask)
+
+    monkeypatch.setattr(attention, "uses_metal", lambda: on_metal)
+    monkeypatch.setattr(attention, "flash_attention_metal", noted)
+    return queries
+
+
+def test_task_3_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`flash_attention` asks `uses_metal()`, at each call, and hands on all of its arguments."""
+    arrays = inputs(2, 4, 2, L=5, S=40)
+    for on_metal in (True, False, True):
+        with monkeypatch.context() as patch:
+            queries = set_device(patch, on_metal)
+            for scale, mask in ((None, None), (0.5, "causal"), (None, normal(5, 40, seed=301))):
+                added = causal(5, 40) if isinstance(mask, str) else mask
+                expected, magnitude = expected_attention(arrays, scale, added)
+                assert_close(
+                    attention.flash_attention(*arrays, scale=scale, mask=mask),
+                    expected,
+                    what=f"flash_attention where uses_metal() is {on_metal}",
+                    magnitude=magnitude,
+                    axes="B H L D",
+                )
+        check(
+            len(queries) == 3 * on_metal,
+            f"flash_attention must call flash_attention_metal if uses_metal(), and only then.\n"
+            f"  expected   {3 * on_metal} of 3 times, where uses_metal() is {on_metal}\n"
+            f"  got        {len(queries)}",
+        )
+
+
+def test_task_3_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is given `flash_attention` computes the same, by the Metal kernel."""
+    queries = set_device(monkeypatch, on_metal=True)
+    mlx_model = random_model(seed=310, layers=2, head_dim=32)
+    model = qwen3.Qwen3Model(mlx_model, attention=attention.flash_attention)
+    ids = mx.array(np.random.default_rng(311).integers(0, 37, (2, 9)))
+    assert_close(
+        model(ids),
+        mlx_model(ids),
+        what="Qwen3Model(mlx_model, attention=flash_attention)(inputs) with Metal",
+        reduction=2 * 32,
+        axes="B L vocab",
+    )
+    check(
+        len(queries) == 2,
+        "A model must attend by flash_attention_metal where uses_metal() is True.\n"
+        "  expected   2 calls, one for each layer\n"
+        f"  got        {len(queries)}",
     )

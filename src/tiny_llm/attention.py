@@ -4,7 +4,7 @@ import math
 
 import mlx.core as mx
 
-from tiny_llm_lab.kernels import load_extension, load_metal_kernel
+from tiny_llm_lab.kernels import load_extension, load_metal_kernel, uses_metal
 
 from .basics import linear, softmax
 

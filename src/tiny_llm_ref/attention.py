@@ -4,7 +4,7 @@ import math
 
 import mlx.core as mx
 
-from tiny_llm_lab.kernels import load_extension, load_metal_kernel
+from tiny_llm_lab.kernels import load_extension, load_metal_kernel, uses_metal
 
 from .basics import linear, softmax
 
@@ -287,9 +287,10 @@ def flash_attention(
     scale: float | None = None,
     mask: mx.array | str | None = None,
 ) -> mx.array:
-    """`scaled_dot_product_attention_grouped` by the kernels in `cpp`, with an online softmax.
+    """`scaled_dot_product_attention_grouped` by a kernel with an online softmax.
 
-    No score leaves the processor's cache: the memory needed does not grow with `S`.
+    This is the one place that chooses the kernels: that in `metal` if `uses_metal()`, else those in
+    `cpp`. No score is written to memory: what is needed of it does not grow with `S`.
 
     Args:
         query: `B x H_q x L x D`, float32, float16 or bfloat16; `D` is 32, 64 or 128.
@@ -306,12 +307,14 @@ def flash_attention(
     Raises:
         ValueError: a shape or a dtype is another; `H_q` is not a multiple of `H_kv`; `mask` is a
             string other than `"causal"`, or `"causal"` with fewer keys than queries.
-        BuildError: the kernels do not compile.
+        BuildError: the kernels in `cpp` do not compile.
 
     Source: Dao et al., "FlashAttention: Fast and Memory-Efficient Exact Attention with
     IO-Awareness", https://arxiv.org/abs/2205.14135; Dao, "FlashAttention-2: Faster Attention with
     Better Parallelism and Work Partitioning", https://arxiv.org/abs/2307.08691.
     """
+    if uses_metal():
+        return flash_attention_metal(query, key, value, scale, mask)
     if isinstance(mask, str) and mask != "causal":
         raise ValueError(f'mask must be an array, "causal" or None, not "{mask}"')
     causal = isinstance(mask, str)

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tiny_llm_lab.kernels import BuildError, load_extension
+from tiny_llm_lab.kernels import BuildError, load_extension, prepare_simulator
 
 from . import failure, solution
 from .checks import dtype_name
@@ -32,9 +32,10 @@ from .task_results import GradedTest, Status, TaskResults
 TIME_LIMIT_SECONDS = 60
 
 
-def _has_kernels(day: Day) -> bool:
-    """Whether C++ is to be written on a day."""
-    return any(symbol.file.startswith("cpp/") for task in day.tasks for symbol in task.symbols)
+def _has_kernels(day: Day, folder: str) -> bool:
+    """Whether C++ (`cpp`) or Metal (`metal`) is to be written on a day."""
+    files = [symbol.file for task in day.tasks for symbol in task.symbols]
+    return any(file.startswith(f"{folder}/") for file in files)
 
 
 class Grading:
@@ -105,19 +106,23 @@ class Grading:
                 self.results.deselected.add(test.task)
 
     def pytest_collection_finish(self) -> None:
-        """Build the C++ kernels, if a test may need them, before a test's clock runs.
+        """Build the C++ kernels and the Metal simulator, if a test may need them.
 
-        What is wrong with them is for the tests to say.
+        This is before a test's clock runs. What is wrong with them is for the tests to say.
         """
-        days = self.course.days
-        first = next((index for index, day in enumerate(days) if _has_kernels(day)), len(days))
         tasks = {test.task for test in self.results.tests.values()}
-        if not any(days.index(self.course.day(task.week, task.day)) >= first for task in tasks):
-            return
+        tested = {self.course.day(task.week, task.day) for task in tasks}
+        # The C++ kernels are also run by the tests of later days, without being asked for.
+        cpp = [day for day in self.course.days if _has_kernels(day, "cpp")]
+        first = (cpp[0].week, cpp[0].number) if cpp else None
         capture = self.config.pluginmanager.getplugin("capturemanager")
-        shown = capture.global_and_fixture_disabled() if capture else nullcontext()
-        with shown, suppress(BuildError):
-            load_extension(solution.package_name())
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            if first and any((day.week, day.number) >= first for day in tested):
+                with suppress(BuildError):
+                    load_extension(solution.package_name())
+            if any(_has_kernels(day, "metal") for day in tested):
+                with suppress(RuntimeError, OSError):
+                    prepare_simulator()
 
     # --- running ----------------------------------------------------------------------------
 

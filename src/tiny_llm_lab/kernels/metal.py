@@ -45,6 +45,18 @@ def uses_metal() -> bool:
     return mx.metal.is_available() or os.environ.get(VARIABLE) == "simulate"
 
 
+def prepare_simulator() -> None:
+    """Build what the simulator builds once on each machine, if kernels run there.
+
+    Raises:
+        RuntimeError: there is no compiler that can do it.
+    """
+    if uses_simulator():
+        nothing = metal_kernel("nothing", [], ["y"], "y[0] = 0;")
+        one = (1, 1, 1)
+        nothing(inputs=[], grid=one, threadgroup=one, output_shapes=[one], output_dtypes=[mx.int32])
+
+
 def load_metal_kernel(
     package: str, name: str, input_names: Sequence[str], output_names: Sequence[str]
 ) -> Callable[..., list[mx.array]]:
