@@ -1416,17 +1416,8 @@ def matmul_panel() -> Figure:
     return figure
 
 
-def matmul_roofline() -> Figure:
-    """Week 2, day 2: the roofline of an imagined machine, and where the products stand."""
-    figure = Figure(
-        268,
-        "A roofline",
-        "Operations per second against operations per byte, both axes logarithmic. Up to 8 "
-        "operations per byte the bound rises with them, at 20 GB per second; from there on it is "
-        "flat, at 160 billion operations per second. A vector times float32 weights has 0.5 and "
-        "may reach 10; with 4-bit weights it has 3.5 and may reach 71; 128 vectors have 208 and "
-        "may reach 160.",
-    )
+def imagined_roofline(figure: Figure, *products: tuple[float, tuple[str, str]]) -> None:
+    """The roofline of week 2, day 2, with products: operations per byte, and two lines of name."""
     left, right, bottom, top = 46.0, 350.0, 222.0, 24.0
     low, high, slowest, fastest = 0.25, 512.0, 4.0, 256.0
 
@@ -1452,11 +1443,7 @@ def matmul_roofline() -> Figure:
     )
     figure.text(x(1.1), y(72), "20 GB/s", size=11, color=ACCENT_2)
     figure.text(x(64), y(peak) - 11, "160 billion/s", size=11, color=ACCENT_2)
-    for intensity, lines in (
-        (0.5, ("1 vector,", "float32")),
-        (3.54, ("1 vector,", "4 bits")),
-        (208, ("128 vectors,", "4 bits")),
-    ):
+    for intensity, lines in products:
         speed = min(peak, intensity * bandwidth)
         figure.line((x(intensity), y(speed)), (x(intensity), bottom), color=MUTED, dashed=True)
         figure.circle(x(intensity), y(speed), 4, fill=ACCENT)
@@ -1466,6 +1453,25 @@ def matmul_roofline() -> Figure:
             figure.text(
                 x(intensity) + shift, y(speed) + 16 + 14 * row, text, size=11, anchor=anchor
             )
+
+
+def matmul_roofline() -> Figure:
+    """Week 2, day 2: the roofline of an imagined machine, and where the products stand."""
+    figure = Figure(
+        268,
+        "A roofline",
+        "Operations per second against operations per byte, both axes logarithmic. Up to 8 "
+        "operations per byte the bound rises with them, at 20 GB per second; from there on it is "
+        "flat, at 160 billion operations per second. A vector times float32 weights has 0.5 and "
+        "may reach 10; with 4-bit weights it has 3.5 and may reach 71; 128 vectors have 208 and "
+        "may reach 160.",
+    )
+    imagined_roofline(
+        figure,
+        (0.5, ("1 vector,", "float32")),
+        (3.54, ("1 vector,", "4 bits")),
+        (208, ("128 vectors,", "4 bits")),
+    )
     return figure
 
 
@@ -1787,7 +1793,7 @@ def attention_blocks() -> Figure:
         "whole, of block 2 the first 4 keys, cut. Panel 3: blocks 0 and 1 whole, block 2 cut.",
     )
     L, S, rows, columns, cell = 16, 24, 4, 8, 11.0
-    left, top = 84.0, 42.0
+    left, top = 88.0, 42.0
     for block in range(S // columns):
         x = left + cell * columns * (block + 0.5)
         figure.text(x, 12, f"block {block}", size=12, color=MUTED)
@@ -1830,6 +1836,24 @@ def attention_blocks() -> Figure:
     return figure
 
 
+def attention_roofline() -> Figure:
+    """Week 2, day 4: attention at decode and at prefill, under the roofline of day 2."""
+    figure = Figure(
+        268,
+        "The roofline of attention",
+        "The roofline of day 2: 20 GB per second up to 8 operations per byte, then 160 billion "
+        "operations per second. Decode has 1 operation per byte with two query heads in a group "
+        "and may reach 20; 4 with eight, and may reach 80. Prefill has 171 and may reach 160.",
+    )
+    imagined_roofline(
+        figure,
+        (1, ("decode,", "group of 2")),
+        (4, ("decode,", "group of 8")),
+        (171, ("prefill,", "causal")),
+    )
+    return figure
+
+
 def attention_panel() -> Figure:
     """Week 2, day 4: the arrays that a panel and a block of keys make of each other."""
     figure = Figure(
@@ -1840,7 +1864,7 @@ def attention_panel() -> Figure:
         "of D features. Scores are 64 rows, one for each key, of 24 lanes. Below, the values at "
         "the left, transposed, make of them the output, D rows of 24 lanes.",
     )
-    left, cell, lanes = 138.0, 8.0, 24
+    left, cell, lanes = 154.0, 8.0, 24
     width = cell * lanes
 
     def lanes_box(y: float, rows: int, color: str, marked: int = -1, count: int = 1) -> None:
@@ -1873,16 +1897,16 @@ def attention_panel() -> Figure:
     rows_box(122, 10, 8, {(row, 2) for row in range(4, 8)})
     figure.text(left - 20 - 4 * cell, 112, "keys", size=12)
     figure.text(left + width / 2, 112, f"scores, then weights: 64 {TIMES} 24", size=12)
-    figure.text(46, 158, "4 keys,", size=11, anchor="end", color=MUTED)
-    figure.text(46, 172, "feature d", size=11, anchor="end", color=MUTED)
+    figure.text(left - 90, 158, "4 keys,", size=11, anchor="end", color=MUTED)
+    figure.text(left - 90, 172, "feature d", size=11, anchor="end", color=MUTED)
     # Weights and values make outputs.
     figure.line((6, 220), (354, 220), color=MUTED, dashed=True)
     lanes_box(252, 8, ACCENT, 4, 4)
     rows_box(240, 10, 8, {(5, column) for column in range(4, 8)})
     figure.text(left - 20 - 4 * cell, 230, "values", size=12)
     figure.text(left + width / 2, 240, f"output: D {TIMES} 24", size=12)
-    figure.text(46, 276, "one key,", size=11, anchor="end", color=MUTED)
-    figure.text(46, 290, "4 features", size=11, anchor="end", color=MUTED)
+    figure.text(left - 90, 276, "one key,", size=11, anchor="end", color=MUTED)
+    figure.text(left - 90, 290, "4 features", size=11, anchor="end", color=MUTED)
     figure.text(180, 340, f"dark: a tile of 4 {TIMES} 24 sums in 12 registers, and", size=12)
     figure.text(180, 356, "the four numbers that it takes in one step", size=12)
     return figure
@@ -2083,6 +2107,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "online-softmax": online_softmax,
     "attention-blocks": attention_blocks,
     "attention-panel": attention_panel,
+    "attention-roofline": attention_roofline,
     "flash-threadgroup": flash_threadgroup,
     "flash-lanes": flash_lanes,
     "flash-barriers": flash_barriers,
