@@ -1915,7 +1915,7 @@ def attention_panel() -> Figure:
 def flash_threadgroup() -> Figure:
     """Week 2, day 5: what a threadgroup of flash attention takes, and where it puts it."""
     figure = Figure(
-        286,
+        276,
         "What a threadgroup computes, and its memory",
         "Left: the L rows of q of one head are cut into blocks of 16; the last one hangs over the "
         "edge. A threadgroup copies its block to query_tile, 16 rows of D + 1 floats, of which "
@@ -1950,7 +1950,7 @@ def flash_threadgroup() -> Figure:
             dashed=True,
         )  # fmt: skip
     figure.text(q_x + width / 2, top + 5 * block + 12, "blocks of 16", size=10, color=MUTED)
-    figure.text((k_x + v_x + width) / 2, top + 4 * keys + 12, "tiles of 32", size=10, color=MUTED)
+    figure.text((k_x + v_x + width) / 2, top + 4 * keys + 24, "tiles of 32", size=10, color=MUTED)
     q_y, k_y = top + block, top + keys
     figure.box(q_x, q_y, width, block, fill=ACCENT_2, opacity=0.5, stroke=ACCENT_2, radius=0)
     figure.box(k_x, k_y, width, keys, fill=ACCENT, opacity=0.5, stroke=ACCENT, radius=0)
@@ -1972,7 +1972,8 @@ def flash_threadgroup() -> Figure:
     figure.text(x + w / 2, 256, "rows of D + 1 floats", size=10, color=MUTED)
     figure.arrow((q_x + width, q_y + block / 2), (x - 1, 80), color=ACCENT_2)
     figure.arrow((k_x, k_y + keys / 2), (x + w + 1, 186), color=ACCENT)
-    figure.arrow((v_x, k_y + keys), (v_x, 222), (x + w + 1, 222), color=MUTED)
+    gap = (k_x + width + v_x) / 2
+    figure.arrow((v_x, k_y + 30), (gap, k_y + 30), (gap, 236), (x + w + 1, 236), color=MUTED)
     return figure
 
 
@@ -2006,10 +2007,11 @@ def flash_lanes() -> Figure:
     figure.text(left + 5.5 * cell, 96, "lane 5: key 5", size=10, color=ACCENT)
     figure.arrow((left + 12 * cell, 33.5), (left + 31 * cell, 33.5), color=INK)
     figure.text(left + 22 * cell, 96, "simd_max, simd_sum: along a row", size=10)
-    figure.arrow((middle, 108), (middle, 146), color=ACCENT_2)
-    figure.text(middle + 8, 120, "simd_shuffle(weights[i], j): lane j", size=10, anchor="start")
-    figure.text(middle + 8, 134, "gives its weight to all lanes", size=10, anchor="start")
-    figure.text(middle, 158, "output: every 32nd feature for each lane (D = 64)", size=12)
+    x = left + 8 * cell
+    figure.arrow((x, 108), (x, 146), color=ACCENT_2)
+    figure.text(x + 8, 120, "simd_shuffle(weights[i], j): lane j", size=10, anchor="start")
+    figure.text(x + 8, 134, "gives its weight to all lanes", size=10, anchor="start")
+    figure.text(middle, 158, "output: every 32nd feature for each lane (D = 64)", size=11)
     grid(172, [(5, 1), (37, 1)], 0.5)
     figure.text(left + 8 * cell, 242, "lane 5: features 5 and 37", size=10, color=ACCENT)
     return figure
@@ -2029,7 +2031,7 @@ def flash_barriers() -> Figure:
     )
     left, column, height = 36.0, 46.0, 38.0
     parts = [
-        ("queries", ACCENT_2, (20, 14, 22, 18)),
+        ("queries", ACCENT_2, (26, 22, 30, 24)),
         ("load keys", ACCENT, (30, 22, 34, 26)),
         ("weights", INK, (24, 34, 28, 32)),
         ("load values", MUTED, (34, 28, 22, 30)),
