@@ -1416,17 +1416,8 @@ def matmul_panel() -> Figure:
     return figure
 
 
-def matmul_roofline() -> Figure:
-    """Week 2, day 2: the roofline of an imagined machine, and where the products stand."""
-    figure = Figure(
-        268,
-        "A roofline",
-        "Operations per second against operations per byte, both axes logarithmic. Up to 8 "
-        "operations per byte the bound rises with them, at 20 GB per second; from there on it is "
-        "flat, at 160 billion operations per second. A vector times float32 weights has 0.5 and "
-        "may reach 10; with 4-bit weights it has 3.5 and may reach 71; 128 vectors have 208 and "
-        "may reach 160.",
-    )
+def imagined_roofline(figure: Figure, *products: tuple[float, tuple[str, str]]) -> None:
+    """The roofline of week 2, day 2, with products: operations per byte, and two lines of name."""
     left, right, bottom, top = 46.0, 350.0, 222.0, 24.0
     low, high, slowest, fastest = 0.25, 512.0, 4.0, 256.0
 
@@ -1452,11 +1443,7 @@ def matmul_roofline() -> Figure:
     )
     figure.text(x(1.1), y(72), "20 GB/s", size=11, color=ACCENT_2)
     figure.text(x(64), y(peak) - 11, "160 billion/s", size=11, color=ACCENT_2)
-    for intensity, lines in (
-        (0.5, ("1 vector,", "float32")),
-        (3.54, ("1 vector,", "4 bits")),
-        (208, ("128 vectors,", "4 bits")),
-    ):
+    for intensity, lines in products:
         speed = min(peak, intensity * bandwidth)
         figure.line((x(intensity), y(speed)), (x(intensity), bottom), color=MUTED, dashed=True)
         figure.circle(x(intensity), y(speed), 4, fill=ACCENT)
@@ -1466,6 +1453,25 @@ def matmul_roofline() -> Figure:
             figure.text(
                 x(intensity) + shift, y(speed) + 16 + 14 * row, text, size=11, anchor=anchor
             )
+
+
+def matmul_roofline() -> Figure:
+    """Week 2, day 2: the roofline of an imagined machine, and where the products stand."""
+    figure = Figure(
+        268,
+        "A roofline",
+        "Operations per second against operations per byte, both axes logarithmic. Up to 8 "
+        "operations per byte the bound rises with them, at 20 GB per second; from there on it is "
+        "flat, at 160 billion operations per second. A vector times float32 weights has 0.5 and "
+        "may reach 10; with 4-bit weights it has 3.5 and may reach 71; 128 vectors have 208 and "
+        "may reach 160.",
+    )
+    imagined_roofline(
+        figure,
+        (0.5, ("1 vector,", "float32")),
+        (3.54, ("1 vector,", "4 bits")),
+        (208, ("128 vectors,", "4 bits")),
+    )
     return figure
 
 
@@ -1728,6 +1734,338 @@ def gpu_roofline() -> Figure:
     return figure
 
 
+def online_softmax() -> Figure:
+    """Week 2, day 4: what is kept of a query, after each of two blocks of keys."""
+    figure = Figure(
+        290,
+        "The online softmax, block by block",
+        "Before any key, the maximum is minus infinity, total and output are 0. Block 0 has scores "
+        "log 1 and log 2 and values 10 and 40: maximum log 2, weights one half and 1, total 1.5, "
+        "output 45. Block 1 has scores log 4 and log 1 and values 20 and 30: maximum log 4, what "
+        "was kept is multiplied by one half, weights 1 and one quarter, total 2, output 50. At the "
+        "end output divided by total is 25.",
+    )
+    half, quarter = "\N{VULGAR FRACTION ONE HALF}", "\N{VULGAR FRACTION ONE QUARTER}"
+    minus_infinity = "\N{MINUS SIGN}\N{INFINITY}"
+    left, width = 152.0, 66.0
+    for i, name in enumerate(("maximum", "total", "output")):
+        figure.text(left + width * (i + 0.5), 10, name, size=12, color=MUTED)
+    figure.text(66, 10, "a block: score, value", size=12, color=MUTED)
+
+    def kept(y: float, *numbers: str) -> None:
+        for i, number in enumerate(numbers):
+            figure.box(left + width * i, y, width, 28, number, fill=ACCENT, opacity=0.2, radius=0)
+
+    def block(y: float, name: str, pairs: tuple[tuple[str, str], ...], step: str) -> None:
+        figure.box(6, y, 120, 44, radius=3, fill=ACCENT_2, opacity=0.15)
+        figure.text(12, y + 22, name, size=11, anchor="start", color=MUTED)
+        for row, (score, value) in enumerate(pairs):
+            figure.text(86, y + 12 + 20 * row, score, anchor="end")
+            figure.text(116, y + 12 + 20 * row, value, anchor="end")
+        figure.arrow((126, y + 22), (left + 8, y + 22))
+        figure.text(left + 12, y + 22, step, size=11, anchor="start")
+
+    def down(y: float) -> None:
+        figure.arrow((left + 190, y), (left + 190, y + 64))
+
+    kept(22, minus_infinity, "0", "0")
+    down(50)
+    block(58, "0", (("log 1", "10"), ("log 2", "40")), f"kept {TIMES} 0, weights {half}, 1")
+    kept(114, "log 2", "1.5", "45")
+    down(142)
+    block(
+        150, "1", (("log 4", "20"), ("log 1", "30")), f"kept {TIMES} {half}, weights 1, {quarter}"
+    )
+    kept(206, "log 4", "2", "50")
+    figure.arrow((left + 1.5 * width, 234), (left + 1.5 * width, 258))
+    figure.text(left + 1.5 * width, 272, "output / total = 50 / 2 = 25", size=12)
+    return figure
+
+
+def attention_blocks() -> Figure:
+    """Week 2, day 4: which blocks of a causal score matrix are computed."""
+    figure = Figure(
+        300,
+        "The blocks of a causal matrix of scores",
+        "16 queries and 24 keys, in panels of 4 queries and blocks of 8 keys. Query 0 sees 9 keys, "
+        "query 15 all 24. Panel 0: block 0 whole, of block 1 the first 4 keys, cut, block 2 "
+        "skipped. Panel 1: block 0 whole, block 1 cut, block 2 skipped. Panel 2: blocks 0 and 1 "
+        "whole, of block 2 the first 4 keys, cut. Panel 3: blocks 0 and 1 whole, block 2 cut.",
+    )
+    L, S, rows, columns, cell = 16, 24, 4, 8, 11.0
+    left, top = 88.0, 42.0
+    for block in range(S // columns):
+        x = left + cell * columns * (block + 0.5)
+        figure.text(x, 12, f"block {block}", size=12, color=MUTED)
+        figure.text(x, 28, f"keys {columns * block} to {columns * block + 7}", size=11, color=MUTED)
+    for panel in range(L // rows):
+        y = top + cell * rows * (panel + 0.5)
+        figure.text(left - 8, y - 8, f"panel {panel}", size=12, anchor="end", color=MUTED)
+        least = S - L + rows * panel + 1
+        figure.text(
+            left - 8, y + 8, f"sees {least} to {least + 3}", size=11, anchor="end", color=MUTED
+        )
+    for query in range(L):
+        visible = S - L + query + 1
+        most = S - L + rows * (query // rows + 1)
+        for key in range(S):
+            fill, opacity = (ACCENT, 0.45) if key < visible else (ACCENT_2, 0.45)
+            if key >= most:
+                fill, opacity = FILL, 1
+            figure.box(
+                left + cell * key, top + cell * query, cell, cell, fill=fill, opacity=opacity,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+    right, bottom = left + cell * S, top + cell * L
+    for block in range(S // columns + 1):
+        x = left + cell * columns * block
+        figure.line((x, top - 4), (x, bottom + 4), width=2)
+    for panel in range(L // rows + 1):
+        y = top + cell * rows * panel
+        figure.line((left - 4, y), (right + 4, y), width=2)
+    for row, (color, opacity, text) in enumerate(
+        (
+            (ACCENT, 0.45, "computed and used"),
+            (ACCENT_2, 0.45, "computed, and hidden: a score of \N{MINUS SIGN}\N{INFINITY}"),
+            (FILL, 1.0, "not computed, keys and values not read"),
+        )
+    ):
+        y = bottom + 24 + 18 * row
+        figure.box(left, y - 6, cell, cell, fill=color, opacity=opacity, stroke=MUTED, radius=0)
+        figure.text(left + 20, y, text, size=11, anchor="start")
+    return figure
+
+
+def attention_roofline() -> Figure:
+    """Week 2, day 4: attention at decode and at prefill, under the roofline of day 2."""
+    figure = Figure(
+        268,
+        "The roofline of attention",
+        "The roofline of day 2: 20 GB per second up to 8 operations per byte, then 160 billion "
+        "operations per second. Decode has 1 operation per byte with two query heads in a group "
+        "and may reach 20; 4 with eight, and may reach 80. Prefill has 171 and may reach 160.",
+    )
+    imagined_roofline(
+        figure,
+        (1, ("decode,", "group of 2")),
+        (4, ("decode,", "group of 8")),
+        (171, ("prefill,", "causal")),
+    )
+    return figure
+
+
+def attention_panel() -> Figure:
+    """Week 2, day 4: the arrays that a panel and a block of keys make of each other."""
+    figure = Figure(
+        364,
+        "A panel of queries and a block of keys",
+        "Above, the queries: D rows of 24 lanes, one query in each lane; lanes alternate between "
+        "head 0 and head 1 of positions 0, 1, 2 and so on. Left of the scores, the keys: 64 rows "
+        "of D features. Scores are 64 rows, one for each key, of 24 lanes. Below, the values at "
+        "the left, transposed, make of them the output, D rows of 24 lanes.",
+    )
+    left, cell, lanes = 154.0, 8.0, 24
+    width = cell * lanes
+
+    def lanes_box(y: float, rows: int, color: str, marked: int = -1, count: int = 1) -> None:
+        for row in range(rows):
+            on = marked <= row < marked + count
+            figure.box(
+                left, y + cell * row, width, cell, fill=color, opacity=0.6 if on else 0.15,
+                stroke=MUTED, radius=0,
+            )  # fmt: skip
+        for vector in range(4):
+            x = left + 8 * cell * vector
+            figure.line((x, y - 3), (x, y + cell * rows + 3), width=1.6)
+
+    def rows_box(y: float, rows: int, columns: int, marks: set[tuple[int, int]]) -> None:
+        for row in range(rows):
+            for column in range(columns):
+                on = (row, column) in marks
+                figure.box(
+                    left - 20 - cell * (columns - column), y + cell * row, cell, cell,
+                    fill=ACCENT, opacity=0.7 if on else 0.12, stroke=MUTED, radius=0,
+                )  # fmt: skip
+
+    figure.text(left + width / 2, 9, "position 0, 0, 1, 1, 2, 2, ...", size=11, color=MUTED)
+    figure.text(left + width / 2, 24, "head 0, 1, 0, 1, 0, 1, ...", size=11, color=MUTED)
+    lanes_box(38, 8, ACCENT_2, 2)
+    figure.text(left - 14, 62, f"queries, D {TIMES} 24", size=12, anchor="end")
+    figure.text(left - 14, 78, "row d", size=11, anchor="end", color=MUTED)
+    # Keys make scores.
+    lanes_box(122, 10, ACCENT, 4, 4)
+    rows_box(122, 10, 8, {(row, 2) for row in range(4, 8)})
+    figure.text(left - 20 - 4 * cell, 112, "keys", size=12)
+    figure.text(left + width / 2, 112, f"scores, then weights: 64 {TIMES} 24", size=12)
+    figure.text(left - 90, 158, "4 keys,", size=11, anchor="end", color=MUTED)
+    figure.text(left - 90, 172, "feature d", size=11, anchor="end", color=MUTED)
+    # Weights and values make outputs.
+    figure.line((6, 220), (354, 220), color=MUTED, dashed=True)
+    lanes_box(252, 8, ACCENT, 4, 4)
+    rows_box(240, 10, 8, {(5, column) for column in range(4, 8)})
+    figure.text(left - 20 - 4 * cell, 230, "values", size=12)
+    figure.text(left + width / 2, 240, f"output: D {TIMES} 24", size=12)
+    figure.text(left - 90, 276, "one key,", size=11, anchor="end", color=MUTED)
+    figure.text(left - 90, 290, "4 features", size=11, anchor="end", color=MUTED)
+    figure.text(180, 340, f"dark: a tile of 4 {TIMES} 24 sums in 12 registers, and", size=12)
+    figure.text(180, 356, "the four numbers that it takes in one step", size=12)
+    return figure
+
+
+def flash_threadgroup() -> Figure:
+    """Week 2, day 5: what a threadgroup of flash attention takes, and where it puts it."""
+    figure = Figure(
+        276,
+        "What a threadgroup computes, and its memory",
+        "Left: the L rows of q of one head are cut into blocks of 16; the last one hangs over the "
+        "edge. A threadgroup copies its block to query_tile, 16 rows of D + 1 floats, of which "
+        "each of its four SIMD groups takes 4. Right: k and v of the head's group, S rows, are cut "
+        "into tiles of 32, the last one over the edge. The keys of a tile, and after them its "
+        "values, are copied to the same place, named tile, 32 rows of D + 1 floats.",
+    )
+    q_x, k_x, v_x, top, block, keys, width = 22.0, 252.0, 304.0, 40.0, 26.0, 46.0, 40.0
+    figure.text(q_x + width / 2, 12, "q of one head", size=11)
+    figure.text(q_x + width / 2, 26, f"L {TIMES} D", size=11, color=MUTED)
+    figure.text((k_x + v_x + width) / 2, 12, "k and v of its group", size=11)
+    figure.text((k_x + v_x + width) / 2, 26, f"S {TIMES} D each", size=11, color=MUTED)
+    figure.box(q_x, top, width, 4.6 * block, radius=0)
+    for index in range(5):
+        figure.line(
+            (q_x, top + index * block), (q_x + width, top + index * block), color=MUTED, width=0.8
+        )
+    for x in (k_x, v_x):
+        figure.box(x, top, width, 3.5 * keys, radius=0)
+        for index in range(4):
+            figure.line(
+                (x, top + index * keys), (x + width, top + index * keys), color=MUTED, width=0.8
+            )
+    # Over the edges.
+    for x, start, end in (
+        (q_x, top + 4.6 * block, top + 5 * block),
+        (k_x, top + 3.5 * keys, top + 4 * keys),
+        (v_x, top + 3.5 * keys, top + 4 * keys),
+    ):
+        figure.line(
+            (x, start), (x, end), (x + width, end), (x + width, start), color=MUTED, width=1,
+            dashed=True,
+        )  # fmt: skip
+    figure.text(q_x + width / 2, top + 5 * block + 12, "blocks of 16", size=10, color=MUTED)
+    figure.text((k_x + v_x + width) / 2, top + 4 * keys + 24, "tiles of 32", size=10, color=MUTED)
+    q_y, k_y = top + block, top + keys
+    figure.box(q_x, q_y, width, block, fill=ACCENT_2, opacity=0.5, stroke=ACCENT_2, radius=0)
+    figure.box(k_x, k_y, width, keys, fill=ACCENT, opacity=0.5, stroke=ACCENT, radius=0)
+    figure.box(v_x, k_y, width, keys, fill=MUTED, opacity=0.5, stroke=MUTED, radius=0)
+    # Threadgroup memory.
+    x, w = 100.0, 116.0
+    figure.text(x + w / 2, 12, "threadgroup memory", size=11, color=MUTED)
+    figure.box(x - 6, 22, w + 12, 244, fill="none", radius=8, stroke=MUTED)
+    figure.text(x + w / 2, 36, "query_tile", size=12)
+    for group in range(4):
+        y = 48 + 18 * group
+        figure.box(x, y, w, 18, fill=ACCENT_2, opacity=0.3, stroke=MUTED, radius=0)
+        figure.text(x + w / 2, y + 9, f"4, SIMD group {group}", size=10)
+    figure.text(x + w / 2, 142, "tile", size=12)
+    figure.box(x, 154, w, 92, fill=ACCENT, opacity=0.3, stroke=MUTED, radius=0)
+    figure.text(x + w / 2, 188, "32 keys,", size=11)
+    figure.text(x + w / 2, 206, "then 32 values,", size=11)
+    figure.text(x + w / 2, 224, "for all SIMD groups", size=11)
+    figure.text(x + w / 2, 256, "rows of D + 1 floats", size=10, color=MUTED)
+    figure.arrow((q_x + width, q_y + block / 2), (x - 1, 80), color=ACCENT_2)
+    figure.arrow((k_x, k_y + keys / 2), (x + w + 1, 186), color=ACCENT)
+    gap = (k_x + width + v_x) / 2
+    figure.arrow((v_x, k_y + 30), (gap, k_y + 30), (gap, 236), (x + w + 1, 236), color=MUTED)
+    return figure
+
+
+def flash_lanes() -> Figure:
+    """Week 2, day 5: the two roles of a lane, and how the weights get from one to the other."""
+    figure = Figure(
+        262,
+        "A lane has a key, and then features",
+        "Two grids of 4 rows, one for each query of a SIMD group. The upper one has 32 columns, a "
+        "key of the tile for each lane: the scores, then the weights. Lane 5 has key 5 of all four "
+        "queries. simd_max and simd_sum go along a row. The lower one is the output, with D "
+        "columns, shown for D = 64: lane 5 has the features 5 and 37. For each key j, "
+        "simd_shuffle gives weight j of a row to all lanes.",
+    )
+    left, cell, height = 66.0, 8.75, 15.0
+
+    def grid(top: float, marked: Sequence[tuple[int, int]], scale: float) -> None:
+        for query in range(4):
+            y = top + height * query
+            figure.text(left - 8, y + height / 2, f"query {query}", size=10, anchor="end")
+            figure.box(left, y, 32 * cell, height, radius=0, stroke=MUTED)
+        for first, count in marked:
+            figure.box(
+                left + first * cell * scale, top, count * cell * scale, 4 * height, fill=ACCENT,
+                opacity=0.5, stroke=ACCENT, radius=0,
+            )  # fmt: skip
+
+    middle = left + 16 * cell
+    figure.text(middle, 12, "weights: a key for each lane", size=12)
+    grid(26, [(5, 1)], 1)
+    figure.text(left + 5.5 * cell, 96, "lane 5: key 5", size=10, color=ACCENT)
+    figure.arrow((left + 12 * cell, 33.5), (left + 31 * cell, 33.5), color=INK)
+    figure.text(left + 22 * cell, 96, "simd_max, simd_sum: along a row", size=10)
+    x = left + 8 * cell
+    figure.arrow((x, 108), (x, 146), color=ACCENT_2)
+    figure.text(x + 8, 120, "simd_shuffle(weights[i], j): lane j", size=10, anchor="start")
+    figure.text(x + 8, 134, "gives its weight to all lanes", size=10, anchor="start")
+    figure.text(middle, 158, "output: every 32nd feature for each lane (D = 64)", size=11)
+    grid(172, [(5, 1), (37, 1)], 0.5)
+    figure.text(left + 8 * cell, 242, "lane 5: features 5 and 37", size=10, color=ACCENT)
+    return figure
+
+
+def flash_barriers() -> Figure:
+    """Week 2, day 5: the four barriers of a step."""
+    figure = Figure(
+        322,
+        "Four barriers, and what each of them protects",
+        "Time goes down, the four SIMD groups of a threadgroup are four columns. In each step they "
+        "load keys, wait at barrier 1, compute scores and weights, wait at barrier 2, load values, "
+        "wait at barrier 3, add to the output, wait at barrier 4, and load the keys of the next "
+        "step. Barrier 1: keys, and in the first step queries, are complete. Barrier 2: all have "
+        "read the keys before the values take their place. Barrier 3: the values are complete. "
+        "Barrier 4: all have read the values before the next keys take their place.",
+    )
+    left, column, height = 36.0, 46.0, 38.0
+    parts = [
+        ("queries", ACCENT_2, (26, 22, 30, 24)),
+        ("load keys", ACCENT, (30, 22, 34, 26)),
+        ("weights", INK, (24, 34, 28, 32)),
+        ("load values", MUTED, (34, 28, 22, 30)),
+        ("output", INK, (30, 26, 34, 24)),
+        ("load keys", ACCENT, (26, 34, 30, 22)),
+    ]
+    notes = {
+        1: ("barrier 1", "keys (and queries)", "are complete"),
+        2: ("barrier 2", "all have read the keys", "before values overwrite"),
+        3: ("barrier 3", "the values are", "complete"),
+        4: ("barrier 4", "all have read the values", "before keys overwrite"),
+    }
+    figure.text(left + 2 * column, 10, "SIMD group", size=11, color=MUTED)
+    for group in range(4):
+        figure.text(left + column * (group + 0.5), 26, str(group), size=11, color=MUTED)
+    figure.arrow((18, 44), (18, 310), color=MUTED)
+    figure.text(18, 34, "time", size=10, color=MUTED)
+    for index, (name, color, lengths) in enumerate(parts):
+        top = 38 + 47 * index
+        for group, length in enumerate(lengths):
+            x = left + column * group
+            figure.box(x + 2, top, column - 4, length, fill=color, opacity=0.25, radius=2)
+            figure.text(x + column / 2, top + 11, name.split()[-1], size=9)
+        if index in notes:
+            y = top + height + 3.5
+            figure.line((left - 6, y), (left + 4 * column + 4, y), width=2.4)
+            title, first, second = notes[index]
+            x = left + 4 * column + 9
+            figure.text(x, y - 9, title, size=11, anchor="start", bold=True)
+            figure.text(x, y + 5, first, size=10, anchor="start")
+            figure.text(x, y + 17, second, size=10, anchor="start")
+    return figure
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "request-path": request_path,
     "week-1-map": week_1_map,
@@ -1768,6 +2106,13 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "matmul-tiles": matmul_tiles,
     "tile-barriers": tile_barriers,
     "gpu-roofline": gpu_roofline,
+    "online-softmax": online_softmax,
+    "attention-blocks": attention_blocks,
+    "attention-panel": attention_panel,
+    "attention-roofline": attention_roofline,
+    "flash-threadgroup": flash_threadgroup,
+    "flash-lanes": flash_lanes,
+    "flash-barriers": flash_barriers,
 }
 
 if __name__ == "__main__":
