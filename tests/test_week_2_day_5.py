@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import oracles
-from inputs import cases, float64, halves, normal
+from inputs import cases, float64, half_precision, halves, normal
 from metal import ORDERS, in_orders
 from oracle_models import random_model
 from solution import attention, qwen3
@@ -161,13 +161,23 @@ def test_task_1_heads_and_batch(B: int, H_q: int, H_kv: int) -> None:
     check_attention(inputs(B=B, H_q=H_q, H_kv=H_kv, L=3, S=34))
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@half_precision
 def test_task_1_sums_in_float32(dtype: mx.Dtype) -> None:
-    """A sum of a thousand weights stands still in half precision."""
-    D = 64
-    query, key, value = inputs(L=1, S=1000, D=D, dtype=dtype)
-    value = 1 + mx.abs(value)
-    check_attention((query * 0, key, value), how=", equal scores, positive values")
+    """One large weight and thousands of small ones: in half precision the sum stands still."""
+    query, key, value = (mx.zeros((1, 1, n, 64), dtype) for n in (1, 2000, 2000))
+    query[..., 0] = 1
+    key[:, :, 1:, 0] = -9.7 if dtype == mx.bfloat16 else -11.8
+    value = 1 + mx.abs(normal(*value.shape, seed=4, dtype=dtype))
+    check_attention((query, key, value), scale=1.0, how=", one large weight, and small ones")
+
+
+@half_precision
+def test_task_1_scores_in_float32(dtype: mx.Dtype) -> None:
+    """Scores of about 100 that differ by about 1: in half precision they would be the same."""
+    query = mx.full((1, 1, 3, 64), 1.25, dtype)
+    key = normal(1, 1, 40, 64, seed=5, mean=1.25, scale=0.1, dtype=dtype)
+    value = normal(1, 1, 40, 64, seed=6, dtype=dtype)
+    check_attention((query, key, value), scale=1.0, how=", scores of about 100")
 
 
 def test_task_1_strides() -> None:
@@ -282,7 +292,7 @@ def test_task_2_a_small_array(shape: tuple[int, ...]) -> None:
     check_attention(inputs(L=3, S=40), mask=normal(*shape, seed=211), how=f" of shape {shape}")
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@half_precision
 def test_task_2_a_mask_of_another_dtype(dtype: mx.Dtype) -> None:
     """A mask may be less precise than the arrays."""
     mask = normal(3, 40, seed=221, dtype=dtype)
