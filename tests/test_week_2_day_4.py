@@ -179,8 +179,9 @@ def test_task_1_scale(scale: float) -> None:
 @half_precision
 def test_task_1_half_precision(dtype: mx.Dtype) -> None:
     """Everything between is in float32, and the result has the dtype of the query."""
-    query, key, value = inputs(3, 300, seed=80, H_q=2, D=64, dtype=dtype)
+    query, key, value = inputs(3, 300, seed=80, H_q=2, D=32, dtype=dtype)
     check_in_blocks(query, key, value, 32, f", in {dtype_name(dtype)}")
+    check_in_blocks(20 * query, key, value, 32, f", in {dtype_name(dtype)}, large scores")
     mask = normal(3, 300, seed=83)
     check_in_blocks(query, key, value, 32, f", in {dtype_name(dtype)}, a mask", mask=mask)
 
