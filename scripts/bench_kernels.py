@@ -86,12 +86,16 @@ def attention_contestants(L: int, S: int, mask: str | None) -> dict[str, Callabl
     }
 
 
-def seconds(call: Callable[[], object], atleast: float = 0.01) -> float:
-    """Time of one call: the mean of as many as take `atleast` seconds."""
-    calls, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < atleast:
-        call()
-        calls += 1
+def seconds(call: Callable[[], object], atleast: float = 0.2) -> float:
+    """Time of one call: the mean of as many as take `atleast` seconds, after as many untimed ones.
+
+    Those give the operating system the time to put a kernel's threads on different cores.
+    """
+    for _ in range(2):
+        calls, start = 0, time.perf_counter()
+        while (passed := time.perf_counter() - start) < atleast:
+            call()
+            calls += 1
     return passed / calls
 
 
