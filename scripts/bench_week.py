@@ -27,7 +27,7 @@ from tiny_llm_ref.qwen3 import Qwen3Model
 
 WEEKS = {2: "week_2_steps"}  # the stored result of each week
 # Prompt and generated tokens. The real shapes take mlx-lm's CPU path seconds per 10 tokens.
-WORK = {"tiny": (512, 32), "random:qwen3-0.6b": (32, 4)}
+WORK = {"tiny": (256, 16), "random:qwen3-0.6b": (16, 2)}
 PEER = "mlx-lm"
 
 
