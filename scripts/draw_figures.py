@@ -1636,6 +1636,43 @@ def matmul_tiles() -> Figure:
     return figure
 
 
+def _draw_barriers(
+    figure: Figure,
+    column: float,
+    parts: Sequence[tuple[str, str, Sequence[int]]],
+    notes: dict[int, tuple[str, str, str]],
+) -> None:
+    """Four SIMD groups side by side, time downwards, with a line at each barrier.
+
+    Args:
+        figure: what is drawn on.
+        column: the width of a SIMD group.
+        parts: name, color, and how long each of the groups takes.
+        notes: by the part that a barrier follows: its name, and two lines on what it protects.
+    """
+    left, right = 36.0, 36.0 + 4 * column
+    figure.text((left + right) / 2, 10, "SIMD group", size=11, color=MUTED)
+    for group in range(4):
+        figure.text(left + column * (group + 0.5), 26, str(group), size=11, color=MUTED)
+    figure.arrow((18, 44), (18, 310), color=MUTED)
+    figure.text(18, 34, "time", size=10, color=MUTED)
+    for index, (name, color, lengths) in enumerate(parts):
+        top = 38 + 47 * index
+        for group, length in enumerate(lengths):
+            x = left + column * group
+            figure.box(x + 2, top, column - 4, length, fill=color, opacity=0.3, radius=2)
+            figure.text(x + column / 2, top + 11, name, size=9)
+        if index in notes:
+            y = top + 41.5
+            figure.line((left - 6, y), (right + 4, y), width=2.4)
+            title, first, second = notes[index]
+            figure.text(
+                right + 9, y - (9 if first else 0), title, size=11, anchor="start", bold=True
+            )
+            figure.text(right + 9, y + 5, first, size=10, anchor="start")
+            figure.text(right + 9, y + 17, second, size=10, anchor="start")
+
+
 def tile_barriers() -> Figure:
     """Week 2, day 3: what each barrier of the tiled product protects."""
     figure = Figure(
@@ -1648,7 +1685,6 @@ def tile_barriers() -> Figure:
         "a tile before all have written. Barrier 2: nobody writes to the tiles of the next step "
         "before all have read. Barrier 3: nobody reads y_tile before all have written.",
     )
-    left, column, height = 36.0, 42.0, 38.0
     parts = [
         ("load", ACCENT, (30, 22, 34, 26)),
         ("multiply", ACCENT_2, (24, 34, 28, 32)),
@@ -1664,25 +1700,7 @@ def tile_barriers() -> Figure:
         3: ("barrier 2", "of the next step", ""),
         4: ("barrier 3", "y_tile is complete", "before anybody reads it"),
     }
-    figure.text(left + 2 * column, 10, "SIMD group", size=11, color=MUTED)
-    for group in range(4):
-        figure.text(left + column * (group + 0.5), 26, str(group), size=11, color=MUTED)
-    figure.arrow((18, 44), (18, 310), color=MUTED)
-    figure.text(18, 34, "time", size=10, color=MUTED)
-    for index, (name, color, lengths) in enumerate(parts):
-        top = 38 + 47 * index
-        for group, length in enumerate(lengths):
-            x = left + column * group
-            figure.box(x + 2, top, column - 4, length, fill=color, opacity=0.3, radius=2)
-            figure.text(x + column / 2, top + 11, name, size=9)
-        if index in notes:
-            y = top + height + 3.5
-            figure.line((left - 6, y), (left + 4 * column + 6, y), width=2.4)
-            title, first, second = notes[index]
-            x = left + 4 * column + 12
-            figure.text(x, y - (8 if first else 0), title, size=11, anchor="start", bold=True)
-            figure.text(x, y + 6, first, size=10, anchor="start")
-            figure.text(x, y + 18, second, size=10, anchor="start")
+    _draw_barriers(figure, 42.0, parts, notes)
     return figure
 
 
@@ -2029,14 +2047,13 @@ def flash_barriers() -> Figure:
         "read the keys before the values take their place. Barrier 3: the values are complete. "
         "Barrier 4: all have read the values before the next keys take their place.",
     )
-    left, column, height = 36.0, 46.0, 38.0
     parts = [
         ("queries", ACCENT_2, (26, 22, 30, 24)),
-        ("load keys", ACCENT, (30, 22, 34, 26)),
+        ("keys", ACCENT, (30, 22, 34, 26)),
         ("weights", INK, (24, 34, 28, 32)),
-        ("load values", MUTED, (34, 28, 22, 30)),
+        ("values", MUTED, (34, 28, 22, 30)),
         ("output", INK, (30, 26, 34, 24)),
-        ("load keys", ACCENT, (26, 34, 30, 22)),
+        ("keys", ACCENT, (26, 34, 30, 22)),
     ]
     notes = {
         1: ("barrier 1", "keys (and queries)", "are complete"),
@@ -2044,25 +2061,7 @@ def flash_barriers() -> Figure:
         3: ("barrier 3", "the values are", "complete"),
         4: ("barrier 4", "all have read the values", "before keys overwrite"),
     }
-    figure.text(left + 2 * column, 10, "SIMD group", size=11, color=MUTED)
-    for group in range(4):
-        figure.text(left + column * (group + 0.5), 26, str(group), size=11, color=MUTED)
-    figure.arrow((18, 44), (18, 310), color=MUTED)
-    figure.text(18, 34, "time", size=10, color=MUTED)
-    for index, (name, color, lengths) in enumerate(parts):
-        top = 38 + 47 * index
-        for group, length in enumerate(lengths):
-            x = left + column * group
-            figure.box(x + 2, top, column - 4, length, fill=color, opacity=0.25, radius=2)
-            figure.text(x + column / 2, top + 11, name.split()[-1], size=9)
-        if index in notes:
-            y = top + height + 3.5
-            figure.line((left - 6, y), (left + 4 * column + 4, y), width=2.4)
-            title, first, second = notes[index]
-            x = left + 4 * column + 9
-            figure.text(x, y - 9, title, size=11, anchor="start", bold=True)
-            figure.text(x, y + 5, first, size=10, anchor="start")
-            figure.text(x, y + 17, second, size=10, anchor="start")
+    _draw_barriers(figure, 46.0, parts, notes)
     return figure
 
 

@@ -110,10 +110,8 @@ class Reporter:
                     "finished the kernel without it: all threads of a threadgroup must reach a "
                     "barrier, or none."
                 )
-            there = self._place(f.other_place)
             return (
-                f"Threads of one threadgroup wait at different barriers: here, and {other}"
-                f"{f' at {there[0]}:{there[1]}' if there else ''}. "
+                f"Threads of one threadgroup wait at different barriers: here, and {other}. "
                 "All threads must reach the same one."
             )
         if kind in ("divergent-simdgroup-barrier", "divergent-simd-operation"):
@@ -121,7 +119,7 @@ class Reporter:
             absent = f.detail.decode().replace("returned", "has finished the kernel")
             return (
                 f"Only {f.lanes.bit_count()} of {f.elements} lanes of a SIMD group take part in "
-                f"{what}: {self._other(f)} {absent}."
+                f"{what}: {other} {absent}."
             )
         if kind == "inactive-lane":
             return (
@@ -168,11 +166,7 @@ class Reporter:
         if _position(f.other_who.threadgroup) != _position(f.who.threadgroup):
             text += f" of threadgroup {_position(f.other_who.threadgroup)}"
         place = self._place(f.other_place)
-        return (
-            f"{text} at {place[0]}:{place[1]}"
-            if place and KINDS[f.kind] != "divergent-barrier"
-            else text
-        )
+        return f"{text} at {place[0]}:{place[1]}" if place else text
 
 
 def _position(values: Sequence[int]) -> Position:
